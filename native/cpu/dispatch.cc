@@ -1,0 +1,120 @@
+#include "dispatch.h"
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "moe/error.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace moe::cpu {
+namespace {
+
+enum Feature : uint32_t {
+  avx2 = 1u << 0,
+  fma = 1u << 1,
+  f16c = 1u << 2,
+  avx512f = 1u << 3,
+  avx512bw = 1u << 4,
+  avx512dq = 1u << 5,
+  avx512vl = 1u << 6,
+  avx512vnni = 1u << 7,
+};
+
+// In order of preference.
+constexpr uint32_t avx2_set = avx2 | fma | f16c;
+constexpr uint32_t avx512_set = avx2_set | avx512f | avx512bw | avx512dq | avx512vl | avx512vnni;
+const std::array instruction_sets{
+#if defined(__x86_64__)
+    InstructionSet{"avx512", avx512_set, &avx512::kernels, &avx512::linear_kernels, &avx512::probes},
+    InstructionSet{"avx2", avx2_set, &avx2::kernels, &avx2::linear_kernels, &avx2::probes},
+#endif
+    InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
+};
+
+#if defined(__x86_64__)
+// What the processor has and the system saves: XCR0 bits 1, 2 for the 256-bit registers, 5, 6, 7 for masks and 512-bit
+// registers.
+uint32_t detect() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return 0;
+  const bool has_fma = c & (1u << 12), has_f16c = c & (1u << 29);
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 0x06u) != 0x06u) return 0;
+  uint32_t found = (has_fma ? fma : 0u) | (has_f16c ? f16c : 0u);
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  if (b & (1u << 5)) found |= avx2;
+  if ((low & 0xe0u) != 0xe0u) return found;
+  if (b & (1u << 16)) found |= avx512f;
+  if (b & (1u << 17)) found |= avx512dq;
+  if (b & (1u << 30)) found |= avx512bw;
+  if (b & (1u << 31)) found |= avx512vl;
+  if (c & (1u << 11)) found |= avx512vnni;
+  return found;
+}
+#else
+uint32_t detect() { return 0; }
+#endif
+
+bool available(const InstructionSet &set) {
+  static const uint32_t features = detect();
+  return (set.needed & features) == set.needed;
+}
+
+}  // namespace
+
+std::string available_instruction_sets(std::string_view separator) {
+  std::string names;
+  for (const InstructionSet &set : instruction_sets) {
+    if (!available(set)) continue;
+    if (!names.empty()) names += separator;
+    names += set.name;
+  }
+  return names;
+}
+
+const InstructionSet &choose_instruction_set(std::string_view name) {
+  std::string_view argument = "isa";
+  if (name.empty() || name == "auto") {
+    const char *const forced = std::getenv("NODE_MOE_ISA");
+    name = forced ? forced : "";
+    argument = "NODE_MOE_ISA";
+  }
+  for (const InstructionSet &set : instruction_sets) {
+    if (available(set) && (name.empty() || name == "auto" || name == set.name)) return set;
+  }
+  throw Error(MOE_INVALID_ARGUMENT, argument, available_instruction_sets(", "), name);
+}
+
+std::string processor_name() {
+#if defined(__x86_64__)
+  unsigned words[12] = {};
+  unsigned most = 0, b = 0, c = 0, d = 0;
+  __get_cpuid(0x80000000u, &most, &b, &c, &d);
+  if (most < 0x80000004u) return "x86-64";
+  for (unsigned i = 0; i < 3; ++i) {
+    __get_cpuid(0x80000002u + i, words + i * 4, words + i * 4 + 1, words + i * 4 + 2, words + i * 4 + 3);
+  }
+  char text[sizeof words + 1] = {};
+  std::memcpy(text, words, sizeof words);
+  std::string name;
+  for (const char *p = text; *p; ++p) {
+    const bool printable = *p > ' ' && *p < 127 && *p != '"' && *p != '\\';
+    if (printable) name += *p;
+    if (*p == ' ' && !name.empty() && name.back() != ' ') name += ' ';
+  }
+  while (!name.empty() && name.back() == ' ') name.pop_back();
+  return name;
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "unknown";
+#endif
+}
+
+}  // namespace moe::cpu

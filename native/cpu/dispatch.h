@@ -1,0 +1,29 @@
+// The choice of an instruction set: one list in order of preference, each with the features it needs, and a way to
+// force one.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "context.h"
+#include "linear/kernels.h"
+#include "probes.h"
+
+namespace moe::cpu {
+
+struct InstructionSet {
+  std::string_view name;
+  uint32_t needed;  // feature bits, dispatch.cc
+  const Kernels *kernels;
+  const linear::Kernels *linear;
+  const Probes *probes;
+};
+
+// By name; "auto" and "" mean NODE_MOE_ISA where it is set, else the first that this machine has. Throws
+// MOE_INVALID_ARGUMENT.
+const InstructionSet &choose_instruction_set(std::string_view name);
+// Names of those that this machine has, in order of preference, with `separator` between them.
+std::string available_instruction_sets(std::string_view separator);
+std::string processor_name();
+
+}  // namespace moe::cpu

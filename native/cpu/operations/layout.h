@@ -1,0 +1,60 @@
+// Where the parts of a node's scratch lie, in bytes from its start. Computed in scratch.cc, once for all instruction
+// sets, from the operands at hand: sizes of a run never exceed the largest, so neither do the offsets.
+#pragma once
+#include <cstdint>
+
+#include "context.h"
+
+namespace moe::cpu {
+
+// Per-token cosines and sines: f32 [T][2][F].
+int64_t rotate_scratch(const Context &c);
+
+// Attention works on up to `attention_rows` (token, head) pairs that share a key head, against tiles of
+// `attention_keys` keys that start at multiples of it in the sequence.
+inline constexpr int attention_rows = 32, attention_keys = 64;
+struct AttentionScratch {
+  int64_t blocks;   // i32 [T + 1]: first token of each block
+  int64_t threads;  // start of thread 0
+  int64_t stride;   // from one thread to the next; within: scores, sums, queries, keys, values, zeros
+  int64_t padded;   // head_dim rounded up to 16 floats
+  int64_t scores;   // f32 [attention_rows][attention_keys]
+  int64_t sums;     // f32 [attention_rows][padded]
+  int64_t queries;  // f32 [attention_rows][padded]: copies; rows of q a power of two apart would share cache sets
+  int64_t keys;     // f32 [attention_keys][padded]: a tile's keys, widened or for the same reason copied
+  int64_t values;   // as keys
+  int64_t zeros;    // f32 [padded]: what a key outside the cache reads as
+  int64_t total;
+};
+AttentionScratch attention_scratch(const Context &c);
+
+struct RouteScratch {
+  int64_t exponentials;  // f64 [threads][E]
+  int64_t scores;        // f32 [threads][E]
+  int64_t choices;       // f32 [threads][E + expert_groups]
+  int64_t ids;           // i32 [T][K]
+  int64_t gates;         // f32 [T][K]
+  int64_t rank;          // i32 [E]: place of an expert in order of (slot, id)
+  int64_t counts;        // i32 [max(E, S) + 1]
+  int64_t total;
+};
+RouteScratch route_scratch(const Context &c);
+
+// combine with onto: u8 [T][K], what to do for a choice.
+int64_t combine_scratch(const Context &c);
+
+// convolve works on `convolve_channels` channels at once: history f32 [width − 1][channels] and weights f32
+// [width][channels] a thread.
+inline constexpr int convolve_channels = 256;
+int64_t convolve_scratch(const Context &c);
+
+// gram works on tiles of gram_tile × gram_tile sums, gram_rows rows at a time: two panels f32 [gram_rows][gram_tile]
+// and the sums f32 [gram_tile][gram_tile] a thread. norm_sum: f64 [rows].
+inline constexpr int gram_tile = 96, gram_rows = 128;
+int64_t accumulate_scratch(const Context &c);
+
+// Operations without arithmetic worth a vector are compiled once.
+void route(const Context &c);
+void take(const Context &c);
+
+}  // namespace moe::cpu
