@@ -1,0 +1,157 @@
+#include "addon/host_task.h"
+
+#include <functional>
+
+#include "addon/environment.h"
+#include "addon/errors.h"
+#include "addon/file.h"
+#include "addon/weight.h"
+#include "core/convert.h"
+#include "moe/checked.h"
+#include "numerics/assignment.h"
+#include "numerics/cholesky.h"
+#include "numerics/product.h"
+
+namespace moe::addon {
+
+namespace {
+
+constexpr int64_t max_side = int64_t{1} << 31;
+
+// `body` runs on the host thread and may only touch what it owns; then every result is stored into its array.
+class HostTask final : public PromiseJob {
+ public:
+  explicit HostTask(Napi::Env env) : PromiseJob(env) {}
+  void execute() override { body(); }
+
+  // Memory for a result that is stored into the array; it starts as a copy where `filled`.
+  std::byte *add_result(const Napi::Value &array, const View &view, const char *argument, bool filled = false) {
+    results_.push_back(
+        {filled ? HostBlock::copy(view) : HostBlock(view.bytes), HostTarget(array, argument, view.bytes)});
+    return results_.back().block.data();
+  }
+  const std::byte *add_source(const View &view) {
+    sources_.push_back(HostBlock::copy(view));
+    return sources_.back().data();
+  }
+  std::function<void()> body;
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    for (const Result &result : results_) result.array.store(env, result.block.data());
+    return env.Undefined();
+  }
+
+ private:
+  struct Result {
+    HostBlock block;
+    HostTarget array;
+  };
+  std::vector<HostBlock> sources_;
+  std::vector<Result> results_;
+};
+
+Napi::Value start(Napi::Env env, std::unique_ptr<HostTask> task) {
+  const Napi::Promise promise = task->promise();
+  Environment::of(env).host_tasks.push(env, std::move(task));
+  return promise;
+}
+
+// A u8 array of exactly this many bytes, or undefined where there are none.
+View part_of(const Napi::Value &value, const char *argument, int64_t bytes) {
+  if (bytes == 0) {
+    if (!value.IsUndefined()) refuse(argument, "undefined: the form has none", value);
+    return {};
+  }
+  return view_of(value, argument, MOE_U8, bytes);
+}
+
+}  // namespace
+
+napi_value quantize(const Napi::CallbackInfo &info) {
+  const int64_t rows = integer(info[1], "rows", 0, max_side), columns = integer(info[2], "columns", 1, max_side);
+  const moe_part form = read_form(info[3], "form");
+  const RowBytes row = row_bytes(form, columns);
+  const View from = view_of(info[0], "from", MOE_F32, checked_multiply(rows, columns, "rows"));
+  const View values = view_of(info[4], "values", MOE_U8, checked_multiply(row.values, rows, "rows"));
+  const View scale = part_of(info[5], "scale", checked_multiply(row.scale, rows, "rows"));
+  const View offset = part_of(info[6], "offset", checked_multiply(row.offset, rows, "rows"));
+  auto task = std::make_unique<HostTask>(info.Env());
+  const moe_plain source{task->add_source(from), nullptr, nullptr};
+  PlainTarget target{task->add_result(info[4], values, "values"), nullptr, nullptr};
+  if (row.scale > 0 && rows > 0) target.scale = task->add_result(info[5], scale, "scale");
+  if (row.offset > 0 && rows > 0) target.offset = task->add_result(info[6], offset, "offset");
+  task->body = [=] { convert_rows({MOE_PART_BASE, MOE_F32, -1, -1, 0}, source, form, target, rows, columns); };
+  return start(info.Env(), std::move(task));
+}
+
+napi_value dequantize(const Napi::CallbackInfo &info) {
+  const int64_t rows = integer(info[3], "rows", 0, max_side), columns = integer(info[4], "columns", 1, max_side);
+  const moe_part form = read_form(info[5], "form");
+  const RowBytes row = row_bytes(form, columns);
+  const auto source_of = [&](const Napi::Value &value, const char *argument, int64_t size) {
+    auto bytes = std::make_shared<HostBytes>();
+    if (size == 0) {
+      if (!value.IsUndefined()) refuse(argument, "undefined: the form has none", value);
+      return bytes;
+    }
+    *bytes = HostBytes::read(value, argument);
+    const int64_t expected = checked_multiply(size, rows, argument);
+    if (bytes->bytes() != expected)
+      throw Error(MOE_INVALID_ARGUMENT, argument, std::to_string(expected) + " bytes",
+                  std::to_string(bytes->bytes()) + " bytes");
+    return bytes;
+  };
+  const auto values = source_of(info[0], "values", row.values), scale = source_of(info[1], "scale", row.scale),
+             offset = source_of(info[2], "offset", row.offset);
+  const View to = view_of(info[6], "to", MOE_F32, checked_multiply(rows, columns, "rows"));
+  auto task = std::make_unique<HostTask>(info.Env());
+  const PlainTarget target{task->add_result(info[6], to, "to"), nullptr, nullptr};
+  task->body = [=] {
+    const moe_plain source{values->data(), scale->data(), offset->data()};
+    convert_rows(form, source, {MOE_PART_BASE, MOE_F32, -1, -1, 0}, target, rows, columns);
+  };
+  return start(info.Env(), std::move(task));
+}
+
+napi_value assign(const Napi::CallbackInfo &info) {
+  const int64_t n = integer(info[1], "n", 0, max_side);
+  const View cost = view_of(info[0], "cost", MOE_F64, checked_multiply(n, n, "n"));
+  const View columns = view_of(info[2], "columns", MOE_I32, n);
+  auto task = std::make_unique<HostTask>(info.Env());
+  const auto *from = reinterpret_cast<const double *>(task->add_source(cost));
+  auto *to = reinterpret_cast<int32_t *>(task->add_result(info[2], columns, "columns"));
+  task->body = [=] { assign_maximum(from, n, to); };
+  return start(info.Env(), std::move(task));
+}
+
+napi_value ridge_solve(const Napi::CallbackInfo &info) {
+  const int64_t n = integer(info[3], "n", 0, max_side), rows = integer(info[4], "rows", 0, max_side);
+  const double ridge = number(info[5], "ridge");
+  const int64_t size = checked_multiply(rows, n, "rows");
+  const View a = view_of(info[0], "a", MOE_F64, checked_multiply(n, n, "n"));
+  const View b = view_of(info[1], "b", MOE_F64, size), x0 = view_of(info[2], "x0", MOE_F64, size),
+             x = view_of(info[6], "x", MOE_F64, size);
+  auto task = std::make_unique<HostTask>(info.Env());
+  const auto *matrix = reinterpret_cast<const double *>(task->add_source(a));
+  const auto *right = reinterpret_cast<const double *>(task->add_source(b));
+  const auto *near = reinterpret_cast<const double *>(task->add_source(x0));
+  auto *to = reinterpret_cast<double *>(task->add_result(info[6], x, "x"));
+  task->body = [=] { moe::ridge_solve(matrix, right, near, n, rows, ridge, to); };
+  return start(info.Env(), std::move(task));
+}
+
+napi_value add_product(const Napi::CallbackInfo &info) {
+  const int64_t rows = integer(info[2], "rows", 0, max_side), columns = integer(info[3], "columns", 0, max_side);
+  const int64_t size = checked_multiply(rows, columns, "rows");
+  const View a = view_of(info[0], "a", MOE_F32, size), b = view_of(info[1], "b", MOE_F32, size);
+  const View cost = view_of(info[4], "cost", MOE_F64, checked_multiply(rows, rows, "rows"));
+  auto task = std::make_unique<HostTask>(info.Env());
+  const auto *left = reinterpret_cast<const float *>(task->add_source(a));
+  const auto *right = reinterpret_cast<const float *>(task->add_source(b));
+  auto *to = reinterpret_cast<double *>(task->add_result(info[4], cost, "cost", true));
+  task->body = [=] { moe::add_product(left, right, rows, columns, to); };
+  return start(info.Env(), std::move(task));
+}
+
+}  // namespace moe::addon
