@@ -1,0 +1,41 @@
+/** Where the time of a run went. */
+import type { NativeLimits, NativeProfileNode } from '../addon.ts';
+import { requireObject } from '../arguments.ts';
+
+export interface ProfileNode {
+  readonly operation: string;
+  readonly name: string;
+  readonly microseconds: number;
+  /** Read and written at this run's sizes, by the operation's own count. */
+  readonly bytes: number;
+  /** Multiply and add count as two. */
+  readonly operations: number;
+}
+
+const profiles = new WeakMap<object, readonly ProfileNode[]>();
+
+/** @internal */
+export function keepProfile(outputs: object, nodes: readonly NativeProfileNode[]): void {
+  const profile = nodes.map(({ operation, name, nanoseconds, bytes, operations }) => {
+    return { operation, name, microseconds: nanoseconds / 1000, bytes, operations };
+  });
+  profiles.set(outputs, profile);
+}
+
+/** The nodes in the order in which they ran, of the outputs of a run with `profile: true`; else undefined. */
+export function profileOf(outputs: object): readonly ProfileNode[] | undefined {
+  return profiles.get(outputs);
+}
+
+/**
+ * Share of the physical limit that a node reached: its bytes over the bandwidth or its operations over the peak, whichever is
+ * longer, by the time it took. `limits` are those of `device.limits()`; what is 0 there limits nothing. Throws INVALID_ARGUMENT.
+ */
+export function limitShare(node: ProfileNode, limits: NativeLimits): number {
+  requireObject(node, 'node');
+  requireObject(limits, 'limits');
+  const seconds = (amount: number, rate: number): number => (rate > 0 ? amount / rate : 0);
+  const peak = Math.max(limits.f32OperationsPerSecond, limits.int8OperationsPerSecond);
+  const bound = Math.max(seconds(node.bytes, limits.readBytesPerSecond), seconds(node.operations, peak));
+  return node.microseconds > 0 ? bound / (node.microseconds * 1e-6) : 0;
+}

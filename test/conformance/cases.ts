@@ -1,0 +1,38 @@
+/** The one table of cases: operation × dtype × weight form, one awkward thing each, at most 16 MFLOP. */
+import { attention } from './cases/attention.ts';
+import { convolve, embed, map, norm, rotate, take } from './cases/elementwise.ts';
+import { experts } from './cases/experts.ts';
+import { linear } from './cases/linear.ts';
+import { combine, route } from './cases/routing.ts';
+import { accumulate, score } from './cases/statistics.ts';
+import type { Case } from './kit.ts';
+
+export type Operation =
+  | 'embed'
+  | 'norm'
+  | 'linear'
+  | 'rotate'
+  | 'attention'
+  | 'map'
+  | 'route'
+  | 'combine'
+  | 'convolve'
+  | 'take'
+  | 'score'
+  | 'accumulate';
+
+/** A row for each operation: one without cases does not compile. */
+export const cases: Readonly<Record<Operation, readonly Case[]>> = {
+  embed,
+  norm,
+  linear,
+  rotate,
+  attention,
+  map,
+  route,
+  combine: [...combine, ...experts],
+  convolve,
+  take,
+  score,
+  accumulate,
+};

@@ -1,0 +1,117 @@
+/** attention: ragged batches over shuffled pages. */
+import type { Dtype } from '../../../lib/index.ts';
+import type { Case, Kit } from '../kit.ts';
+
+interface Options {
+  heads: number;
+  kvHeads: number;
+  /** D. */
+  size: number;
+  /** New tokens of each sequence in each run: [run][sequence]. */
+  runs: readonly (readonly number[])[];
+  pageSize?: number;
+  dtype?: Dtype;
+  cache?: Dtype;
+  causal?: boolean;
+  window?: number;
+  softCap?: number;
+  scale?: number;
+  /** Changes the pages table: [sequences · P]. */
+  pages?: (pages: Int32Array) => void;
+  lengths?: (lengths: Int32Array) => void;
+}
+
+function attend(title: string, options: Options): Case {
+  return { title, bound: 'chain', k: options.size, build: (k) => build(k, options) };
+}
+
+async function build(k: Kit, options: Options): Promise<void> {
+  const { heads, kvHeads, size, runs, pageSize = 16, dtype = 'f32', cache = 'f32' } = options;
+  const sequences = runs[0]?.length ?? 0;
+  const totals = Array.from({ length: sequences }, (_, s) => runs.reduce((sum, run) => sum + (run[s] ?? 0), 0));
+  const perSequence = Math.max(1, ...totals.map((total) => Math.ceil(total / pageSize)));
+  const pageCount = sequences * perSequence + 2;
+  const pages = k.order(pageCount).slice(0, sequences * perSequence);
+  options.pages?.(pages);
+
+  const sequence: Int32Array[] = [];
+  const positions: Int32Array[] = [];
+  const lengths: Int32Array[] = [];
+  const before = new Int32Array(sequences);
+  for (const run of runs) {
+    sequence.push(Int32Array.from(run.flatMap((count, s) => new Array<number>(count).fill(s))));
+    positions.push(
+      Int32Array.from(run.flatMap((count, s) => Array.from({ length: count }, (_, i) => (before[s] ?? 0) + i))),
+    );
+    run.forEach((count, s) => {
+      before[s] = (before[s] ?? 0) + count;
+    });
+    lengths.push(before.slice());
+  }
+  for (const counts of lengths) options.lengths?.(counts);
+  const flow = (name: string, width: number) =>
+    k.input(name, dtype, ['tokens', width], ...sequence.map((tokens) => k.normal(tokens.length * width)));
+  const y = k.g.attention({
+    q: flow('q', heads * size),
+    k: flow('k', kvHeads * size),
+    v: flow('v', kvHeads * size),
+    positions: k.input('positions', 'i32', ['tokens'], ...positions),
+    sequence: k.input('sequence', 'i32', ['tokens'], ...sequence),
+    lengths: k.input('lengths', 'i32', ['sequences'], ...lengths),
+    pages: k.input('pages', 'i32', ['table'], ...runs.map(() => pages)),
+    kCache: await k.state('kCache', cache, [pageCount, pageSize, kvHeads * size], 'pages'),
+    vCache: await k.state('vCache', cache, [pageCount, pageSize, kvHeads * size], 'pages'),
+    heads,
+    kvHeads,
+    ...(options.causal !== undefined && { causal: options.causal }),
+    ...(options.window !== undefined && { window: options.window }),
+    ...(options.softCap !== undefined && { softCap: options.softCap }),
+    ...(options.scale !== undefined && { scale: options.scale }),
+  });
+  k.output('y', y);
+}
+
+const small = { heads: 4, kvHeads: 2, size: 20 } as const;
+
+export const attention: readonly Case[] = [
+  attend('prefill of 41, then one by one, heads of 60', { heads: 4, kvHeads: 4, size: 60, runs: [[41], [1], [1]] }),
+  attend('three sequences of different length, shuffled pages', {
+    ...small,
+    runs: [
+      [17, 1, 33],
+      [1, 1, 1],
+      [2, 0, 5],
+    ],
+  }),
+  attend('8 heads over one', { heads: 8, kvHeads: 1, size: 32, runs: [[19], [1]] }),
+  attend('72 heads of 4', { heads: 72, kvHeads: 72, size: 4, runs: [[5], [1]] }),
+  attend('257 keys', { heads: 2, kvHeads: 1, size: 64, runs: [[256], [1]] }),
+  attend('bf16 over an f32 cache', { ...small, dtype: 'bf16', runs: [[21], [1]] }),
+  attend('f16 over an f16 cache', { ...small, dtype: 'f16', cache: 'f16', runs: [[21], [1]] }),
+  attend('f32 over a bf16 cache', { ...small, cache: 'bf16', runs: [[21], [1]] }),
+  attend('window of 5', {
+    ...small,
+    window: 5,
+    runs: [
+      [23, 3],
+      [1, 1],
+    ],
+  }),
+  attend('window of 1', { ...small, window: 1, runs: [[9]] }),
+  attend('soft cap', { ...small, softCap: 2, scale: 1.5, runs: [[23], [1]] }),
+  attend('not causal', { ...small, causal: false, runs: [[18, 7]] }),
+  attend('not causal, window', { ...small, causal: false, window: 3, runs: [[18]] }),
+  attend('pages of 1', {
+    ...small,
+    pageSize: 1,
+    runs: [
+      [5, 3],
+      [1, 1],
+    ],
+  }),
+  attend('scores far apart', { ...small, scale: 200, runs: [[20], [1]] }),
+  attend('no key to see', { ...small, runs: [[3, 2]], lengths: (lengths) => lengths.fill(0, 0, 1) }),
+  attend('a page that is none', { ...small, runs: [[40], [1]], pages: (pages) => pages.fill(-1, 1, 2) }),
+  attend('a page out of range', { ...small, runs: [[40], [1]], pages: (pages) => pages.fill(1 << 30, 0, 1) }),
+  attend('no tokens', { ...small, runs: [[0, 0]] }),
+];

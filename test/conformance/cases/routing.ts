@@ -1,0 +1,253 @@
+/** route and combine. */
+import type { Dtype, RouteOptions, Routing } from '../../../lib/index.ts';
+import { type Case, fromDtype, type Kit, type Live, rowsBelow } from '../kit.ts';
+
+const nan = Number.NaN;
+const infinity = Number.POSITIVE_INFINITY;
+
+function outputs(k: Kit, routing: Routing): void {
+  k.output('ids', routing.ids);
+  k.output('gates', routing.gates);
+  k.output('rowOf', routing.rowOf);
+  k.output('tokenOf', routing.tokenOf, rowsBelow('offsets'));
+  k.output('gateOf', routing.gateOf, rowsBelow('offsets'));
+  k.output('offsets', routing.offsets);
+}
+
+interface Choose extends RouteOptions {
+  tokens: number;
+  dtype?: Dtype;
+  logits?: (k: Kit) => Float32Array;
+  biased?: boolean;
+}
+
+function choose(title: string, options: Choose): Case {
+  const { tokens, dtype = 'f32', logits, biased, ...attributes } = options;
+  const { experts } = options;
+  return {
+    title,
+    bound: 'transcendental',
+    async build(k) {
+      const values = logits?.(k) ?? k.normal(tokens * experts, 2);
+      const bias = biased ? await k.tensor('f32', [experts], k.normal(experts, 0.2)) : undefined;
+      outputs(k, k.g.route(k.input('logits', dtype, ['tokens', experts], values), { ...attributes, bias }));
+    },
+  };
+}
+
+interface Given extends RouteOptions {
+  tokens: number;
+  choices: (k: Kit) => Int32Array;
+  gated?: Dtype;
+  withLogits?: boolean;
+}
+
+function given(title: string, options: Given): Case {
+  const { tokens, choices, gated, withLogits, ...attributes } = options;
+  const { experts, topK } = options;
+  return {
+    title,
+    bound: 'transcendental',
+    build(k) {
+      const ids = k.input('chosen', 'i32', ['tokens', topK], choices(k));
+      const gates = gated ? k.input('given', gated, ['tokens', topK], k.normal(tokens * topK)) : undefined;
+      const logits = withLogits ? k.input('logits', 'f32', ['tokens', experts], k.normal(tokens * experts)) : undefined;
+      outputs(k, k.g.route(logits, { ...attributes, ids, gates }));
+    },
+  };
+}
+
+export const merged = (experts: number, slots: number): Int32Array =>
+  Int32Array.from({ length: experts }, (_, e) => (e * 7) % slots);
+const someNone = (k: Kit): Int32Array => k.ints(33 * 3, -1, 9);
+
+/** Rows of special logits, [8, 60]. */
+function badLogits(k: Kit): Float32Array {
+  const logits = k.normal(8 * 60);
+  const row = (index: number): Float32Array => logits.subarray(index * 60, (index + 1) * 60);
+  row(0).fill(nan);
+  row(1).fill(infinity);
+  row(2).fill(-infinity);
+  row(3)[59] = infinity;
+  row(4)[3] = nan;
+  row(5).set([infinity, -infinity, nan, infinity]);
+  row(6).fill(0);
+  row(7).fill(3e38, 10, 20);
+  return logits;
+}
+
+export const route: readonly Case[] = [
+  choose('softmax, 60 experts, top 4', { experts: 60, topK: 4, tokens: 33 }),
+  choose('softmax, 257 experts, top 8, renormalized and scaled', {
+    experts: 257,
+    topK: 8,
+    tokens: 17,
+    renormalize: true,
+    scale: 2.5,
+  }),
+  choose('softmax, bf16 logits with ties', { experts: 72, topK: 6, tokens: 40, dtype: 'bf16' }),
+  choose('softmax, f16 logits', { experts: 72, topK: 6, tokens: 40, dtype: 'f16' }),
+  choose('sigmoid with a bias, renormalized', {
+    experts: 257,
+    topK: 8,
+    tokens: 9,
+    score: 'sigmoid',
+    biased: true,
+    renormalize: true,
+  }),
+  choose('identity', { experts: 60, topK: 2, tokens: 9, score: 'identity' }),
+  choose('softmax with a bias', { experts: 60, topK: 2, tokens: 40, biased: true }),
+  choose('all experts', { experts: 7, topK: 7, tokens: 5 }),
+  choose('one expert', { experts: 1, topK: 1, tokens: 5, renormalize: true }),
+  choose('all logits equal', { experts: 72, topK: 4, tokens: 3, logits: () => new Float32Array(3 * 72).fill(0.5) }),
+  choose('limited to 3 of 8 runs, with a bias', {
+    experts: 72,
+    topK: 6,
+    tokens: 21,
+    score: 'sigmoid',
+    biased: true,
+    expertGroups: 8,
+    keptGroups: 3,
+  }),
+  choose('limited to 2 of 6 runs, without a bias', {
+    experts: 60,
+    topK: 5,
+    tokens: 21,
+    expertGroups: 6,
+    keptGroups: 2,
+  }),
+  choose('no tokens', { experts: 60, topK: 4, tokens: 0 }),
+  choose('merged, coalesced', { experts: 60, topK: 8, tokens: 19, groupOf: merged(60, 9) }),
+  choose('merged, rows apart', { experts: 60, topK: 8, tokens: 19, groupOf: merged(60, 9), coalesce: false }),
+  choose('merged into one', { experts: 16, topK: 4, tokens: 19, groupOf: new Int32Array(16), renormalize: true }),
+  choose('merged, slots that no expert has', { experts: 16, topK: 4, tokens: 19, groupOf: merged(16, 3), slots: 11 }),
+  ...(['softmax', 'sigmoid', 'identity'] as const).flatMap((score) => [
+    choose(`${score}, NaN and infinite logits`, { experts: 60, topK: 4, tokens: 8, score, logits: badLogits }),
+    choose(`${score}, NaN and infinite logits, limited runs`, {
+      experts: 60,
+      topK: 4,
+      tokens: 8,
+      score,
+      logits: badLogits,
+      expertGroups: 6,
+      keptGroups: 1,
+    }),
+  ]),
+  given('given ids and gates, some none, one out of range', {
+    experts: 8,
+    topK: 3,
+    tokens: 33,
+    choices: someNone,
+    gated: 'f32',
+  }),
+  given('given ids, bf16 gates, renormalized and scaled', {
+    experts: 9,
+    topK: 3,
+    tokens: 33,
+    choices: someNone,
+    gated: 'bf16',
+    renormalize: true,
+    scale: 0.5,
+  }),
+  given('given ids, gates from the logits', { experts: 9, topK: 3, tokens: 33, choices: someNone, withLogits: true }),
+  given('given ids, sigmoid gates from the logits, renormalized', {
+    experts: 9,
+    topK: 3,
+    tokens: 33,
+    choices: someNone,
+    withLogits: true,
+    score: 'sigmoid',
+    renormalize: true,
+  }),
+  given('given ids, merged, coalesced', {
+    experts: 9,
+    topK: 3,
+    tokens: 33,
+    choices: someNone,
+    gated: 'f32',
+    groupOf: merged(9, 2),
+  }),
+  given('given ids, all none', {
+    experts: 9,
+    topK: 3,
+    tokens: 4,
+    choices: () => new Int32Array(12).fill(-1),
+    gated: 'f32',
+  }),
+  {
+    title: 'regrouped from experts to slots',
+    bound: 'transcendental',
+    build(k) {
+      const routing = k.g.route(k.x(29, 72, 'f32', 'logits'), { experts: 72, topK: 6, renormalize: true });
+      outputs(k, k.g.regroup(routing, merged(72, 5), 5));
+    },
+  },
+];
+
+interface Sum {
+  tokens: number;
+  width: number;
+  topK?: number;
+  dtype?: Dtype;
+  y?: Dtype;
+  shared?: boolean;
+  gated?: boolean;
+  residual?: boolean;
+  groupOf?: Int32Array;
+  ids?: (k: Kit) => Int32Array;
+}
+
+function sum(title: string, options: Sum): Case {
+  const { tokens, width, topK = 3, dtype = 'f32', y, shared, gated, residual, groupOf, ids } = options;
+  return {
+    title,
+    bound: gated ? 'transcendental' : 'sum',
+    k: topK,
+    build(k) {
+      const chosen = ids && k.input('chosen', 'i32', ['tokens', topK], ids(k));
+      const logits = chosen ? undefined : k.x(tokens, 9, 'f32', 'logits');
+      const gates = chosen && k.x(tokens, topK, 'f32', 'given');
+      const routing = k.g.route(logits, { experts: 9, topK, groupOf, ids: chosen, gates });
+      const rows = k.input('rows', dtype, [{ factor: topK, symbol: 'tokens' }, width], k.normal(tokens * topK * width));
+      const result = k.g.combine(rows, routing, {
+        shared: shared ? k.x(tokens, width, dtype, 'shared') : undefined,
+        sharedGate: gated ? k.x(tokens, 1, dtype, 'sharedGate') : undefined,
+        residual: residual ? k.x(tokens, width, dtype, 'residual') : undefined,
+        ...(y && { dtype: y }),
+      });
+      k.output('y', result);
+    },
+  };
+}
+
+/** Rows that some choice names in the i32 output `name`. */
+const rowsNamed =
+  (name: string): Live =>
+  (read) => {
+    const named = new Set(fromDtype(read.get(name) ?? new Int32Array(0), 'i32') as Int32Array);
+    return (row) => named.has(row);
+  };
+
+export const combine: readonly Case[] = [
+  sum('f32, width 511', { tokens: 17, width: 511 }),
+  sum('bf16, with all terms', { tokens: 17, width: 72, dtype: 'bf16', shared: true, gated: true, residual: true }),
+  sum('f16 rows to f32', { tokens: 5, width: 257, dtype: 'f16', y: 'f32', residual: true }),
+  sum('a shared expert without a gate', { tokens: 5, width: 60, shared: true }),
+  sum('a shared expert with a gate', { tokens: 5, width: 60, shared: true, gated: true }),
+  sum('top 1', { tokens: 60, width: 1, topK: 1 }),
+  sum('coalesced rows counted once', { tokens: 21, width: 60, groupOf: merged(9, 2) }),
+  sum('tokens without experts', { tokens: 33, width: 60, ids: someNone, residual: true }),
+  sum('no tokens', { tokens: 0, width: 60, residual: true }),
+  {
+    title: 'onto the rows of a merged routing',
+    bound: 'sum',
+    k: 4,
+    build(k) {
+      const routing = k.g.route(k.x(13, 12, 'f32', 'logits'), { experts: 12, topK: 4 });
+      const onto = k.g.regroup(routing, merged(12, 3), 3);
+      const rows = k.input('rows', 'f32', [{ factor: 4, symbol: 'tokens' }, 72], k.normal(13 * 4 * 72));
+      k.output('y', k.g.combine(rows, routing, { onto }), rowsNamed('rowOf'));
+      k.output('rowOf', onto.rowOf);
+    },
+  },
+];
