@@ -1,0 +1,103 @@
+/** The paged KV cache of one call: a state of keys and one of values for each layer, pages handed out to sequences. */
+import type { Device } from '../device/device.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import type { DecoderConfig } from './decoder-config.ts';
+
+/** Tokens of a page. */
+export const pageSize = 16;
+
+export function pagesFor(tokens: number): number {
+  return Math.ceil(tokens / pageSize);
+}
+
+/** One text in the cache. */
+export interface Sequence {
+  /** Pages that hold its keys and values, in order. */
+  readonly pages: number[];
+  /** Tokens whose keys and values are in the cache. */
+  length: number;
+}
+
+/** Owned by one call at a time; not safe to share between calls that run at once. */
+export class KvCache {
+  readonly #device: Device;
+  readonly #config: DecoderConfig;
+  #states: Record<string, Tensor<'f32'>> = {};
+  #free: number[] = [];
+  #pages = 0;
+
+  constructor(device: Device, config: DecoderConfig, tokens: number) {
+    this.#device = device;
+    this.#config = config;
+    this.#pages = Math.max(1, pagesFor(tokens));
+    this.#states = this.#allocate(this.#pages);
+    this.#free = Array.from({ length: this.#pages }, (_, index) => this.#pages - 1 - index);
+  }
+
+  /** Pages of each state. */
+  get pages(): number {
+    return this.#pages;
+  }
+
+  get bytes(): number {
+    return Object.values(this.#states).reduce((sum, tensor) => sum + tensor.bytes, 0);
+  }
+
+  /** `keys.<layer>` and `values.<layer>`, f32 [pages, 16, kvHeads·headDim], to bind at a run. */
+  get states(): Readonly<Record<string, Tensor<'f32'>>> {
+    return this.#states;
+  }
+
+  sequence(): Sequence {
+    return { pages: [], length: 0 };
+  }
+
+  /** Gives the sequence pages for `tokens` tokens in all; grows the cache where it is full. Throws OUT_OF_MEMORY. */
+  async reserve(sequence: Sequence, tokens: number): Promise<void> {
+    const needed = pagesFor(tokens) - sequence.pages.length;
+    if (needed > this.#free.length)
+      await this.#grow(Math.max(2 * this.#pages, this.#pages + needed - this.#free.length));
+    for (let i = 0; i < needed; i++) sequence.pages.push(this.#free.pop() as number);
+  }
+
+  /** Takes the sequence's pages back; it is empty afterwards. */
+  release(sequence: Sequence): void {
+    this.#free.push(...sequence.pages.splice(0).reverse());
+    sequence.length = 0;
+  }
+
+  dispose(): void {
+    for (const tensor of Object.values(this.#states)) tensor.dispose();
+    this.#states = {};
+    this.#free = [];
+    this.#pages = 0;
+  }
+
+  #allocate(pages: number): Record<string, Tensor<'f32'>> {
+    const { kvHeads, headDim } = this.#config.attention;
+    const states: Record<string, Tensor<'f32'>> = {};
+    try {
+      for (let layer = 0; layer < this.#config.layers.length; layer++) {
+        for (const name of [`keys.${layer}`, `values.${layer}`]) {
+          states[name] = Tensor.empty(this.#device, 'f32', [pages, pageSize, kvHeads * headDim]);
+        }
+      }
+    } catch (error) {
+      for (const tensor of Object.values(states)) tensor.dispose();
+      throw error;
+    }
+    return states;
+  }
+
+  async #grow(pages: number): Promise<void> {
+    const states = this.#allocate(pages);
+    for (const [name, from] of Object.entries(this.#states)) {
+      await (states[name] as Tensor<'f32'>).write(await from.read());
+      from.dispose();
+    }
+    this.#states = states;
+    const added = Array.from({ length: pages - this.#pages }, (_, index) => pages - 1 - index);
+    this.#free = [...added, ...this.#free];
+    this.#pages = pages;
+  }
+}

@@ -1,0 +1,180 @@
+/** Brings the tensors of a checkpoint to a device: matrices as packed weights straight from the mapped file, the rest as tensors. */
+import type { NativePiece, NativeWeightForm } from '../addon.ts';
+import type { Checkpoint } from '../checkpoint/checkpoint.ts';
+import { type CompressedWeights, compressedNames, type MatrixSource, matrixSource } from '../checkpoint/compressed.ts';
+import type { Device } from '../device/device.ts';
+import { MoeError } from '../errors.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import type { GroupSize, WeightFormat } from '../weight/format.ts';
+import { Weight } from '../weight/weight.ts';
+import type { MlpNames } from './spec.ts';
+
+export interface LoaderOptions {
+  /** How a compressed folder keeps its quantized matrices. */
+  readonly quantized?: CompressedWeights | null | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Told after each weight, with bytes of the files used so far. */
+  readonly onBytes?: ((bytes: number) => void) | undefined;
+}
+
+/** The two weights of gated MLPs: gate|up [2·width, hidden] and down [hidden, width], a slot for each. */
+export interface MlpWeights {
+  readonly up: Weight;
+  readonly down: Weight;
+}
+
+const floatDtypes = { F32: 'f32', F16: 'f16', BF16: 'bf16' } as const;
+
+/** Elements that go to the device in one call. */
+const writtenAtOnce = 1 << 20;
+
+/** Owns everything that it loaded until `dispose()`. */
+export class WeightLoader {
+  readonly device: Device;
+  readonly #checkpoint: Checkpoint;
+  readonly #options: LoaderOptions;
+  readonly #owned: { dispose(): void }[] = [];
+  readonly #seen = new Set<string>();
+  #fileBytes = 0;
+  #bytes = 0;
+
+  constructor(device: Device, checkpoint: Checkpoint, options: LoaderOptions = {}) {
+    this.device = device;
+    this.#checkpoint = checkpoint;
+    this.#options = options;
+  }
+
+  /** Held on the device by what was loaded. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** A float tensor in the dtype and shape that the file has. Throws DTYPE_MISMATCH, CHECKPOINT_TENSOR_MISSING. */
+  async tensor(name: string): Promise<Tensor> {
+    this.#options.signal?.throwIfAborted();
+    const entry = this.#checkpoint.entry(name);
+    const dtype = floatDtypes[entry.dtype as keyof typeof floatDtypes];
+    if (!dtype) {
+      throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: entry.dtype });
+    }
+    const data = (await this.#checkpoint.read(name)) as Float32Array | Uint16Array;
+    const tensor = Tensor.empty(this.device, dtype, entry.shape);
+    this.#keep(tensor, tensor.bytes, name);
+    // A write copies before it returns: piece by piece, so that an embedding table does not hold up the event loop.
+    for (let at = 0; at < data.length; at += writtenAtOnce) {
+      await tensor.write(data.subarray(at, at + writtenAtOnce), { offset: at });
+    }
+    return tensor;
+  }
+
+  /** A tensor of values made here. */
+  async constant(values: Float32Array): Promise<Tensor> {
+    const tensor = await Tensor.from(this.device, values, { dtype: 'f32', shape: [values.length] });
+    this.#keep(tensor, tensor.bytes);
+    return tensor;
+  }
+
+  /** y = x·Wᵀ (+ bias) with W [rows, columns]; `format` absent: as stored. */
+  async linear(
+    name: string,
+    rows: number,
+    columns: number,
+    o: { bias?: boolean; format?: WeightFormat | undefined } = {},
+  ): Promise<Weight> {
+    const matrix = `${name}.weight`;
+    const source = this.#matrix(matrix, rows, columns);
+    const pieces: NativePiece[] = [{ part: 'base', slot: 0, row: 0, rows, ...source }];
+    const names = [matrix];
+    if (o.bias) {
+      names.push(`${name}.bias`);
+      pieces.push(this.#bias(`${name}.bias`, rows));
+    }
+    const format = o.format ?? formatOf(source.form);
+    return this.#load({ in: columns, out: rows, format, bias: o.bias ?? false }, pieces, names);
+  }
+
+  /** Gated MLPs as one bank, a slot for each of `mlps`; `format` absent: as stored (f32 where they are stored differently). */
+  async mlps(mlps: readonly MlpNames[], hidden: number, width: number, format?: WeightFormat): Promise<MlpWeights> {
+    const up: NativePiece[] = [];
+    const down: NativePiece[] = [];
+    const upNames: string[] = [];
+    const downNames: string[] = [];
+    for (const [slot, names] of mlps.entries()) {
+      const [gateName, upName, downName] = [names.gate, names.up, names.down].map((name) => `${name}.weight`) as [
+        string,
+        string,
+        string,
+      ];
+      up.push({ part: 'base', slot, row: 0, rows: width, ...this.#matrix(gateName, width, hidden) });
+      up.push({ part: 'base', slot, row: width, rows: width, ...this.#matrix(upName, width, hidden) });
+      down.push({ part: 'base', slot, row: 0, rows: hidden, ...this.#matrix(downName, hidden, width) });
+      upNames.push(gateName, upName);
+      downNames.push(downName);
+    }
+    const slots = mlps.length;
+    return {
+      up: await this.#load(
+        { in: hidden, out: 2 * width, slots, gated: true, format: format ?? commonFormat(up) },
+        up,
+        upNames,
+      ),
+      down: await this.#load({ in: width, out: hidden, slots, format: format ?? commonFormat(down) }, down, downNames),
+    };
+  }
+
+  /** Frees everything that was loaded, or leaves it to the runs that still use it. */
+  dispose(): void {
+    for (const owned of this.#owned.splice(0)) owned.dispose();
+    this.#bytes = 0;
+  }
+
+  async #load(spec: Weight['spec'], pieces: readonly NativePiece[], names: readonly string[]): Promise<Weight> {
+    const { signal } = this.#options;
+    const weight = await Weight.load(this.device, spec, pieces, signal ? { signal } : {});
+    this.#keep(weight, weight.bytes, ...names);
+    return weight;
+  }
+
+  #matrix(name: string, rows: number, columns: number): MatrixSource {
+    return matrixSource(this.#checkpoint, name, rows, columns, this.#options.quantized);
+  }
+
+  #bias(name: string, rows: number): NativePiece {
+    const entry = this.#checkpoint.entry(name);
+    const store = floatDtypes[entry.dtype as keyof typeof floatDtypes];
+    if (!store)
+      throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: entry.dtype });
+    return { part: 'bias', slot: 0, row: 0, rows, form: { store }, values: this.#checkpoint.bytesOf(name) };
+  }
+
+  #keep(owned: { dispose(): void }, bytes: number, ...names: string[]): void {
+    this.#owned.push(owned);
+    this.#bytes += bytes;
+    for (const name of names) {
+      const { values, scale, offset } = compressedNames(name);
+      for (const part of [values, scale, offset]) {
+        if (this.#seen.has(part) || !this.#checkpoint.has(part)) continue;
+        this.#seen.add(part);
+        const { begin, end } = this.#checkpoint.entry(part);
+        this.#fileBytes += end - begin;
+      }
+    }
+    this.#options.onBytes?.(this.#fileBytes);
+  }
+}
+
+/** The weight format that keeps a stored form as it is. */
+function formatOf(form: NativeWeightForm): WeightFormat {
+  if (form.store !== 'i8' && form.store !== 'i4') return { format: form.store };
+  return {
+    format: form.store === 'i8' ? 'int8' : 'int4',
+    groupSize: (form.group || 'channel') as GroupSize,
+    offset: form.offset ?? false,
+    scale: form.scale ?? 'f32',
+  };
+}
+
+function commonFormat(pieces: readonly NativePiece[]): WeightFormat {
+  const forms = new Set(pieces.map(({ form }) => JSON.stringify(formatOf(form))));
+  return forms.size === 1 ? (JSON.parse([...forms][0] as string) as WeightFormat) : { format: 'f32' };
+}
