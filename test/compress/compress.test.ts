@@ -1,0 +1,181 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
+import { OutputFolder } from '../../lib/checkpoint/folder.ts';
+import { SafetensorsWriter } from '../../lib/checkpoint/writer.ts';
+import { type CompressOptions, compress } from '../../lib/compress/compress.ts';
+import { ModelWriter } from '../../lib/compress/model-writer.ts';
+import type { Device } from '../../lib/device/device.ts';
+import { openDevice } from '../../lib/device/open.ts';
+import { MoeError } from '../../lib/errors.ts';
+import { Model } from '../../lib/model/model.ts';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const tiny = join(root, 'examples/models/tiny-qwen3-moe');
+const texts = ['node', 'types'].map((name) => join(root, `examples/text/${name}.calibrate.txt`));
+
+describe('compress', () => {
+  let folder = '';
+  let device: Device;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'node-moe-compress-'));
+    device = await openDevice('cpu', { threads: 2 });
+  });
+  after(async () => {
+    device.dispose();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const run = (source: string, options: Partial<CompressOptions>) =>
+    compress(source, {
+      out: join(folder, 'new'),
+      groups: 8,
+      calibrate: texts,
+      calibrationTokens: 1024,
+      device,
+      force: true,
+      ...options,
+    });
+  const hash = async (path: string): Promise<string> =>
+    createHash('sha256')
+      .update(await readFile(path))
+      .digest('hex');
+  const hashes = async (path: string): Promise<string[]> =>
+    Promise.all((await readdir(path)).sort().map(async (name) => `${name} ${await hash(join(path, name))}`));
+  const logits = async (path: string, ids: readonly number[]): Promise<Float32Array> => {
+    await using model = await Model.open(path, { device });
+    return (await model.logits(ids)).data;
+  };
+  const someIds = Array.from({ length: 24 }, (_, i) => (i * 7 + 3) % 60);
+
+  /** A safetensors file of ids below `vocabulary`, [4, 32]. */
+  async function storedIds(name: string, vocabulary: number): Promise<string> {
+    const path = join(folder, name);
+    const writer = await SafetensorsWriter.create(path, [{ name: 'calibration', dtype: 'I32', shape: [4, 32] }]);
+    await writer.write(
+      'calibration',
+      Int32Array.from({ length: 128 }, (_, i) => (i * i + 5 * i) % vocabulary),
+    );
+    await writer.finish();
+    return path;
+  }
+
+  it('the same bytes for 1 and 2 threads, from device to device', async () => {
+    const [one, two] = [join(folder, 'one'), join(folder, 'two')];
+    const single = await openDevice('cpu', { threads: 1 });
+    await run(tiny, { out: one, device: single, weights: { format: 'int4' } });
+    single.dispose();
+    const result = await run(tiny, { out: two, weights: { format: 'int4' } });
+    assert.deepEqual(await hashes(one), await hashes(two));
+    assert.equal((await stat(join(two, 'model.safetensors'))).size, result.bytes.after);
+    assert.equal((await stat(join(tiny, 'model.safetensors'))).size, result.bytes.before);
+    const groups = result.layers.reduce((sum, layer) => sum + layer.groups, 0);
+    assert.ok(groups <= 4 * 8);
+    assert.equal(result.parameters.before - result.parameters.after, (4 * 16 - groups) * 3 * 128 * 128);
+    const { moe } = JSON.parse(await readFile(join(two, 'config.json'), 'utf8'));
+    assert.deepEqual(moe.recipe.calibration, { windows: 4, tokens: 1024, seed: 0 });
+    assert.deepEqual(moe.layers[0].groupOf, result.layers[0]?.labels);
+    assert.equal(await hash(join(two, 'tokenizer.json')), await hash(join(tiny, 'tokenizer.json')));
+  });
+
+  it('with as many groups as experts the logits stay bit for bit', async () => {
+    const { out } = { out: join(folder, 'all') };
+    const result = await run(tiny, { out, groups: 16 });
+    assert.equal(result.parameters.before, result.parameters.after);
+    assert.deepEqual(await logits(out, someIds), await logits(tiny, someIds));
+  });
+
+  it('the refit brings the calibration texts closer to the original', async () => {
+    const nll: number[] = [];
+    for (const recover of ['none', 'least-squares']) {
+      const out = join(folder, recover);
+      // Few tokens would fit the refit to themselves alone.
+      await run(tiny, { out, recover, calibrationTokens: 1e6 });
+      await using model = await Model.open(out, { device });
+      const ids = model.tokenizer.encode(await readFile(texts[0] as string, 'utf8'));
+      nll.push((await model.evaluate(ids, { windows: 4 })).nll);
+    }
+    assert.ok((nll[1] as number) < (nll[0] as number) - 0.2, nll.join(' '));
+  });
+
+  for (const [family, name] of [
+    ['qwen2_moe', 'model'],
+    ['mixtral', 'model'],
+    ['mixtral', 'model_bf16'],
+    ['mixtral', 'model_sharded'],
+    ['olmoe', 'model'],
+    ['qwen3_moe', 'model'],
+  ] as const) {
+    it(`${family} ${name}, without a tokenizer: compresses in all ways, and reloads`, async () => {
+      const source = join(root, 'test/golden/families', family, name);
+      const calibrate = [await storedIds('ids.safetensors', 64)];
+      const experts = (await run(source, { calibrate, groups: 1 })).layers[0]?.experts as number;
+      const original = await logits(source, someIds);
+      await run(source, { calibrate, groups: experts });
+      assert.deepEqual(await logits(join(folder, 'new'), someIds), original);
+      for (const options of [{ recover: 'none' }, {}, { weights: { format: 'int8' } as const }]) {
+        const { layers, bytes } = await run(source, { calibrate, groups: 2, ...options });
+        assert.ok(layers.every(({ labels, groups }) => new Set(labels).size === groups));
+        assert.ok(bytes.after < bytes.before);
+        const changed = await logits(join(folder, 'new'), someIds);
+        assert.ok(changed.every(Number.isFinite) && changed.some((value, i) => value !== original[i]));
+      }
+    });
+  }
+
+  it('an abort at any step leaves the old folder and nothing beside it', async () => {
+    const out = join(folder, 'old');
+    await run(tiny, { out, recover: 'none' });
+    const [before, beside] = [await hashes(out), await readdir(folder)];
+    for (const phase of ['observe the routers', 'copy what stays', 'merge the experts']) {
+      const controller = new AbortController();
+      const reason = new Error(phase);
+      const stop = (progress: { phase: string; done: number }): void => {
+        if (progress.phase === phase && progress.done > 0) controller.abort(reason);
+      };
+      await assert.rejects(run(tiny, { out, signal: controller.signal, onProgress: stop }), reason);
+      assert.deepEqual(await hashes(out), before);
+      assert.deepEqual(await readdir(folder), beside);
+    }
+  });
+
+  it('refuses recipes and calibration that cannot work', async () => {
+    const ids = await storedIds('large.safetensors', 4096);
+    const cases: [Partial<CompressOptions>, RegExp][] = [
+      [{ groups: 17 }, /1 … 16/],
+      [{ groups: Number.NaN }, /groups/],
+      [{ recover: 'prayer' }, /recover/],
+      [{ recipe: 'stir' }, /recipe/],
+      [{ calibrate: [] }, /calibrate/],
+      [{ calibrate: [ids] }, /ids 0 … 2047/],
+      [{ out: tiny }, /another folder/],
+    ];
+    for (const [options, words] of cases) {
+      await assert.rejects(run(tiny, options), (error: unknown) => {
+        assert.ok(error instanceof MoeError && error.code === 'RECIPE_INVALID', String(error));
+        assert.match(error.message, words);
+        return true;
+      });
+    }
+    await run(tiny, { out: join(folder, 'once'), recover: 'none' });
+    await assert.rejects(run(join(folder, 'once'), {}), /uncompressed/);
+  });
+
+  it('writes shards with an index that a checkpoint reads', async () => {
+    await using source = await Checkpoint.open(tiny);
+    await using output = await OutputFolder.create(join(folder, 'shards'));
+    const names = [...source.tensors.keys()];
+    const writer = await ModelWriter.create(output, source, names, [], undefined, { shardBytes: 2e6 });
+    for (const name of names) await writer.copy(name);
+    await writer.finish(source.config);
+    await output.commit();
+    assert.equal((await readdir(join(folder, 'shards'))).filter((name) => /-of-0000\d\.safe/.test(name)).length, 4);
+    await using written = await Checkpoint.open(join(folder, 'shards'));
+    assert.equal(written.bytes, writer.bytes);
+    for (const name of names) assert.deepEqual(await written.read(name), await source.read(name));
+  });
+});
