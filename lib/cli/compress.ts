@@ -1,0 +1,127 @@
+import { access, constants, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { Command, Option } from 'commander';
+import { exists, unwritable } from '../checkpoint/files.ts';
+import { type CompressOptions, compress as compressModel } from '../compress/compress.ts';
+import { recipeNames } from '../compress/recipe.ts';
+import { renderReport } from '../compress/report.ts';
+import type { WeightFormat } from '../weight/format.ts';
+import { abortOnInterrupt } from './interrupt.ts';
+import {
+  type CommonOptions,
+  deviceOption,
+  nonNegativeInteger,
+  openChosenDevice,
+  positiveInteger,
+  weightsOption,
+  withCommonOptions,
+} from './options.ts';
+import { megabytes, Progress, print, printJson, table } from './output.ts';
+
+interface CompressCommandOptions extends CommonOptions {
+  out: string;
+  recipe: string;
+  groups: number;
+  calibrate: string[];
+  calibrationTokens?: number;
+  recover?: string;
+  weights?: WeightFormat;
+  seed: number;
+  report?: string;
+  force?: boolean;
+  device: string;
+}
+
+/** `node-moe compress`: writes a smaller model folder. */
+export function compressCommand(): Command {
+  return withCommonOptions(new Command('compress'))
+    .description('merge the experts of a model and write a new model folder')
+    .argument('<model>', 'model folder')
+    .requiredOption('--out <folder>', 'new model folder')
+    .addOption(new Option('--recipe <name>', 'what to do').choices([...recipeNames]).default('merge'))
+    .requiredOption('--groups <count>', 'groups of experts a layer, on average: 1 … experts', positiveInteger)
+    .requiredOption(
+      '--calibrate <file...>',
+      'text files (.gz is unpacked), or safetensors files of token ids [windows, tokens]',
+    )
+    .option(
+      '--calibration-tokens <count>',
+      'draw windows of at most so many tokens (default: all windows)',
+      positiveInteger,
+    )
+    .addOption(
+      new Option(
+        '--recover <method>',
+        'refit of the merged experts; none is the published merge (default: least-squares)',
+      ).choices(['least-squares', 'none']),
+    )
+    .addOption(weightsOption())
+    .option('--seed <number>', 'seed of the draw of calibration windows', nonNegativeInteger, 0)
+    .option('--report <file>', 'write an HTML report')
+    .option('--force', 'replace an existing model in the output folder')
+    .addOption(deviceOption())
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ node-moe compress ./model --out ./model-merged --groups 8 --calibrate text.txt --weights int4',
+    )
+    .action(compress);
+}
+
+async function compress(folder: string, options: CompressCommandOptions): Promise<void> {
+  const { out, report, json } = options;
+  if (report !== undefined) await checkReport(report);
+  const progress = new Progress({ quiet: json === true });
+  const signal = abortOnInterrupt();
+  await using device = await openChosenDevice(options);
+  const result = await compressModel(folder, {
+    ...pick(options),
+    device,
+    signal,
+    onProgress: ({ phase, done, total }) => progress.update(phase, done, total),
+  });
+  progress.end();
+  const { recipe, layers, bytes, parameters, seconds } = result;
+  if (report !== undefined) await writeReport(report, renderReport({ title: `${folder} → ${out}`, recipe, layers }));
+  if (json) {
+    const { name, ...settings } = recipe;
+    const decided = layers.map(({ similarity: _, ...layer }) => layer);
+    printJson({ recipe: name, settings, layers: decided, bytes, parameters, seconds });
+    return;
+  }
+  const rows = layers.map((layer) => [
+    String(layer.layer),
+    String(layer.experts),
+    String(layer.groups),
+    layer.labels.join(' '),
+  ]);
+  print(table(['layer', 'experts', 'groups', 'group of each expert'], rows));
+  const sizes = `${megabytes(bytes.before)} → ${megabytes(bytes.after)}, ${parameters.before} → ${parameters.after} parameters`;
+  print(`\n${out}: ${sizes}, ${seconds.toFixed(1)} s`);
+}
+
+/** The options that the library takes. */
+function pick(options: CompressCommandOptions): CompressOptions {
+  const { out, recipe, groups, calibrate, calibrationTokens, recover, weights, seed, force = false } = options;
+  const given = {
+    ...(calibrationTokens !== undefined && { calibrationTokens }),
+    ...(recover !== undefined && { recover }),
+    ...(weights && { weights }),
+  };
+  return { out, recipe, groups, calibrate, seed, force, ...given };
+}
+
+/** Compression may take long: what would hinder the report is found before it. */
+async function checkReport(file: string): Promise<void> {
+  try {
+    await access(dirname(file), constants.W_OK);
+    if (await exists(file)) await access(file, constants.W_OK);
+  } catch (cause) {
+    throw unwritable(file, cause);
+  }
+}
+
+async function writeReport(file: string, html: string): Promise<void> {
+  await writeFile(file, html).catch((cause) => {
+    throw unwritable(file, cause);
+  });
+}
