@@ -90,7 +90,8 @@ for (const name of ['cpu', 'reference']) {
     });
 
     it('tells V8 of the memory outside, so that it collects in time by itself', async () => {
-      const [count, size] = [300, 16 << 20];
+      // Told, V8 held 0.7 to 2.5 GiB of the 15.6 at once (Node 20, 22, 24); untold, 7 GiB and more.
+      const [count, size] = [1000, 16 << 20];
       const before = device.memory().held;
       let most = 0;
       for (let i = 0; i < count; i++) {
@@ -98,9 +99,7 @@ for (const name of ['cpu', 'reference']) {
         most = Math.max(most, device.memory().held - before);
         await immediate();
       }
-      // When it collects differs between V8's versions; untold, it would not collect 300 small objects at all.
-      assert.ok(most < 0.75 * count * size, `${(most / 2 ** 20).toFixed(0)} MiB were held at once, of 4800 forgotten`);
-      await collectUntil(() => device.memory().held === before);
+      assert.ok(most < (count * size) / 4, `${(most / 2 ** 20).toFixed(0)} MiB were held at once, of 16000 forgotten`);
     });
   });
 }
