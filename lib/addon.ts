@@ -17,8 +17,10 @@ export type NativeDimension = number | { factor: number; symbol: string };
 export interface NativeBackend {
   readonly name: string;
   readonly count: number;
-  /** '' where count > 0; else the error code with what would have to be there and what was found. */
+  /** '' where count > 0; else the error code, what it is about, what would have to be there and what was found. */
   readonly code: string;
+  /** A GPU's backend says in one word why there is none; see `DeviceReason`. */
+  readonly argument: string;
   readonly expected: string;
   readonly received: string;
 }
@@ -36,12 +38,15 @@ export interface NativeLimits {
   readonly int8OperationsPerSecond: number;
 }
 
-/** How a bank's base is kept; see docs/weights.md. group 0: one scale a row. */
+/** How a part of a bank is kept; see docs/weights.md. group 0: one scale a row. */
 export interface NativeWeightForm {
   store: 'f32' | 'f16' | 'bf16' | 'i8' | 'i4';
-  scale?: 'f16' | 'f32';
+  /** i8 under an outer scale, and only there. */
+  scale?: 'f16' | 'f32' | 'i8';
   offset?: boolean;
   group?: number;
+  /** Dtype of the outer scale a row (dual-grained). */
+  outer?: 'f16' | 'f32';
 }
 
 export interface NativeWeightSpec {
@@ -52,7 +57,13 @@ export interface NativeWeightSpec {
   /** Widths a slot, where they differ. */
   inOf?: readonly number[];
   outOf?: readonly number[];
-  base: NativeWeightForm;
+  base?: NativeWeightForm;
+  /** [slots], the base matrix of each, where they share them. */
+  baseOf?: readonly number[];
+  /** A number, or one a slot. */
+  lowRank?: { form: NativeWeightForm; rank: number | readonly number[] };
+  rows?: { form: NativeWeightForm; count: number | readonly number[] };
+  sparse?: { form: NativeWeightForm; n: number; m: number };
   bias: boolean;
 }
 
@@ -64,15 +75,19 @@ export type NativeBytes = { file: NativeFile; offset: number; bytes: number } | 
  * round-to-nearest quantization, or dequantization).
  */
 export interface NativePiece {
-  part: 'base' | 'bias';
+  part: 'base' | 'bias' | 'factorIn' | 'factorOut' | 'rows' | 'sparse';
+  /** Of the part: with `baseOf` the base has slots of its own. */
   slot: number;
   row: number;
   rows: number;
-  /** Form of the source; a bias is f32, f16 or bf16. */
+  /** Form of the source; a bias and a factor are f32, f16 or bf16. */
   form: NativeWeightForm;
   values: NativeBytes;
   scale?: NativeBytes;
   offset?: NativeBytes;
+  outer?: NativeBytes;
+  /** rows: i32, the output row of each; sparse: u8, the place of each value among its m inputs. */
+  index?: NativeBytes;
 }
 
 export interface NativeDevice {
@@ -202,7 +217,7 @@ export interface NativeAddon {
   openFile(path: string): NativeFile;
   createCancel(): NativeCancel;
 
-  /** f32 rows [rows, columns] to the plain form; `values`, `scale`, `offset` are filled. Round to nearest. */
+  /** f32 rows [rows, columns] to the plain form; `values`, `scale`, `offset`, `outer` are filled. Round to nearest. */
   quantize(
     from: Float32Array,
     rows: number,
@@ -211,6 +226,7 @@ export interface NativeAddon {
     values: Uint8Array,
     scale: Uint8Array | undefined,
     offset: Uint8Array | undefined,
+    outer?: Uint8Array,
   ): Promise<void>;
   /** Any form to f32 [rows, columns]. */
   dequantize(
@@ -221,6 +237,7 @@ export interface NativeAddon {
     columns: number,
     form: NativeWeightForm,
     to: Float32Array,
+    outer?: NativeBytes,
   ): Promise<void>;
   /** Linear assignment: `columns[i]` is the column of row i that maximizes Σ cost[i, columns[i]]; cost is [n, n]. */
   assign(cost: Float64Array, n: number, columns: Int32Array): Promise<void>;

@@ -16,7 +16,7 @@ export { type CompressOptions, type CompressResult, compress } from './compress/
 export type { Recipe } from './compress/recipe.ts';
 export type { LayerReport } from './compress/report.ts';
 export { Device } from './device/device.ts';
-export { type DeviceExplanation, explainDevice } from './device/explain.ts';
+export { type DeviceExplanation, type DeviceReason, explainDevice } from './device/explain.ts';
 export { type DeviceInfo, type DeviceOptions, devices, openDevice } from './device/open.ts';
 export { type ErrorCode, type ErrorDetails, errorCodes, MoeError } from './errors.ts';
 export type { Bindable } from './graph/binding.ts';
@@ -62,4 +62,6 @@ export {
   parseWeightFormat,
   type WeightFormat,
 } from './weight/format.ts';
-export { Weight, type WeightSpec } from './weight/weight.ts';
+export type { WeightValues } from './weight/pieces.ts';
+export type { KeptRows, LowRank, Sparse, WeightSpec } from './weight/spec.ts';
+export { Weight } from './weight/weight.ts';

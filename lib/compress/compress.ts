@@ -206,7 +206,7 @@ function storedWeights(format: WeightFormat | undefined): CompressedWeights | un
     format: format.format,
     groupSize: (form.group || 'channel') as CompressedWeights['groupSize'],
     offset: form.offset === true,
-    scale: form.scale ?? 'f32',
+    scale: form.scale === 'f16' ? 'f16' : 'f32', // makeRecipe refuses dual scales
   };
 }
 

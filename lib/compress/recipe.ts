@@ -33,7 +33,7 @@ export function makeRecipe(options: {
   if (name !== 'merge') refuse('recipe', recipeNames.join(', '), name);
   if (!(typeof groups === 'number' && groups >= 1)) refuse('groups', 'a number of at least 1', groups);
   if (recover !== 'least-squares' && recover !== 'none') refuse('recover', 'least-squares or none', recover);
-  if (weights !== undefined) nativeForm(weights);
+  if (weights !== undefined && nativeForm(weights).outer) refuse('weights', 'a format that is not dual', weights);
   return { name, groups, recover, ...(weights && { weights }) };
 }
 

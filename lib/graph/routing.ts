@@ -5,7 +5,7 @@ import { Value } from './value.ts';
 
 /** T tokens, K choices a token, R = T·K rows, S slots. Rows lie in order of (slot, expert, token). */
 export interface Routing {
-  /** i32 [T, K], original experts, best first; −1: none. */
+  /** i32 [T, K], original experts, best first (ascending where experts choose); −1: none. */
   readonly ids: Value;
   /** f32 [T, K]. */
   readonly gates: Value;

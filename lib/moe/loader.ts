@@ -170,7 +170,8 @@ function formatOf(form: NativeWeightForm): WeightFormat {
     format: form.store === 'i8' ? 'int8' : 'int4',
     groupSize: (form.group || 'channel') as GroupSize,
     offset: form.offset ?? false,
-    scale: form.scale ?? 'f32',
+    scale: form.outer ?? (form.scale === 'f16' ? 'f16' : 'f32'),
+    ...(form.outer && { dual: true }),
   };
 }
 

@@ -1,28 +1,11 @@
 /** A bank of matrices, packed for its device: a plain linear layer is a bank of one slot. */
-import type { NativePiece, NativeWeight, NativeWeightSpec } from '../addon.ts';
-import { invalid, requireInteger, requireObject } from '../arguments.ts';
+import type { NativePiece, NativeWeight } from '../addon.ts';
+import { invalid, requireObject } from '../arguments.ts';
 import { cancellation } from '../device/cancellation.ts';
 import { type Device, requireDevice } from '../device/device.ts';
 import { MoeError } from '../errors.ts';
-import { toHost } from '../tensor/dtype.ts';
-import { nativeForm, type WeightFormat } from './format.ts';
-
-export interface WeightSpec {
-  /** Inputs of a slot, the widest where they differ. */
-  in: number;
-  /** Output rows of a slot, the widest where they differ; gate and up together where `gated`. */
-  out: number;
-  /** Matrices in the bank. Default 1. */
-  slots?: number | undefined;
-  /** A slot's rows are out/2 gate rows, then out/2 up rows. Default false. */
-  gated?: boolean | undefined;
-  /** [slots] widths where slots differ. */
-  inOf?: readonly number[] | undefined;
-  outOf?: readonly number[] | undefined;
-  format: WeightFormat;
-  /** Default false. */
-  bias?: boolean | undefined;
-}
+import { floatPieces, type WeightValues } from './pieces.ts';
+import { copySpec, nativeSpec, type WeightSpec } from './spec.ts';
 
 /**
  * Owns a packed bank in the memory of `device` until `dispose()`. Graphs and programs that use it keep it alive.
@@ -51,8 +34,8 @@ export class Weight {
   }
 
   /**
-   * Streams `pieces` into a new bank, off the event loop; they must cover every row of every slot (and bias) once. An abort
-   * rejects with `signal.reason`. Throws INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH, OUT_OF_MEMORY, FILE_UNREADABLE, DISPOSED.
+   * Streams `pieces` into a new bank, off the event loop; they must cover every row of every part of every slot once. An abort
+   * rejects with `signal.reason`. UNSUPPORTED: the device has no form for a part. Throws INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH, OUT_OF_MEMORY, FILE_UNREADABLE, DISPOSED.
    */
   static async load(
     device: Device,
@@ -62,9 +45,7 @@ export class Weight {
   ): Promise<Weight> {
     requireDevice(device);
     if (!Array.isArray(pieces)) throw invalid('pieces', 'a list of pieces', pieces);
-    // A copy: the caller may change the object while the bank is loaded.
-    const { format, ...sizes } = requireObject(spec, 'spec');
-    const own = { ...sizes, format: { ...requireObject(format, 'format') } };
+    const own = copySpec(spec); // the caller may change the object while the bank is loaded
     const cancel = cancellation(requireObject(options).signal);
     try {
       return new Weight(device, own, await device.native.loadWeight(nativeSpec(own), pieces, cancel?.native));
@@ -76,12 +57,20 @@ export class Weight {
   }
 
   /**
-   * A bank of f32 rows: `values` is [slots, out, in] (each slot at its own widths), `bias` [slots, out], needed where
-   * `spec.bias` is true; `values` are rounded to the format here. Throws as {@link Weight.load}.
+   * A bank of f32 data, which is rounded to the format of each part here. A plain Float32Array is the base alone: [slots, out, in],
+   * each slot at its own widths. `bias` [slots, out] may stand beside it. Throws as {@link Weight.load}.
    */
-  static async from(device: Device, spec: WeightSpec, values: Float32Array, bias?: Float32Array): Promise<Weight> {
-    const pieces = floatPieces(requireObject(spec, 'spec'), values, bias);
-    return Weight.load(device, { ...spec, bias: bias !== undefined }, pieces);
+  static async from(
+    device: Device,
+    spec: WeightSpec,
+    values: Float32Array | WeightValues,
+    bias?: Float32Array,
+  ): Promise<Weight> {
+    const given = ArrayBuffer.isView(values) ? { base: values } : { ...requireObject(values, 'values') };
+    if (bias !== undefined) given.bias = bias;
+    const own = copySpec(spec);
+    own.bias = own.bias || given.bias !== undefined;
+    return Weight.load(device, own, floatPieces(own, given));
   }
 
   get disposed(): boolean {
@@ -105,46 +94,4 @@ export class Weight {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-function nativeSpec(spec: WeightSpec): NativeWeightSpec {
-  const { slots = 1, gated = false, bias = false, inOf, outOf } = spec;
-  const base = nativeForm(spec.format);
-  return { in: spec.in, out: spec.out, slots, gated, base, bias, ...(inOf && { inOf }), ...(outOf && { outOf }) };
-}
-
-function floatPieces(spec: WeightSpec, values: Float32Array, bias: Float32Array | undefined): NativePiece[] {
-  toHost(values, 'f32', 'values');
-  if (bias !== undefined || spec.bias) toHost(bias as Float32Array, 'f32', 'bias');
-  const { slots = 1 } = spec;
-  requireInteger(spec.in, 'in');
-  requireInteger(spec.out, 'out');
-  // Every slot has an element: a huge number of slots ends here, not after as many pieces.
-  if (requireInteger(slots, 'slots') > values.length)
-    requireLength('values', values.length, slots * spec.in * spec.out);
-  for (const name of ['inOf', 'outOf'] as const) {
-    const widths = spec[name] ?? [];
-    if (!Array.isArray(widths)) throw invalid(name, 'a list of widths', widths);
-    for (const width of widths) requireInteger(width, name);
-  }
-  const form = { store: 'f32' } as const;
-  const pieces: NativePiece[] = [];
-  let value = 0;
-  let biasRow = 0;
-  for (let slot = 0; slot < slots; slot++) {
-    const rows = spec.outOf?.[slot] ?? spec.out;
-    const size = rows * (spec.inOf?.[slot] ?? spec.in);
-    pieces.push({ part: 'base', slot, row: 0, rows, form, values: values.subarray(value, value + size) });
-    value += size;
-    if (bias) pieces.push({ part: 'bias', slot, row: 0, rows, form, values: bias.subarray(biasRow, biasRow + rows) });
-    biasRow += rows;
-  }
-  requireLength('values', values.length, value);
-  if (bias) requireLength('bias', bias.length, biasRow);
-  return pieces;
-}
-
-function requireLength(argument: string, received: number, expected: number): void {
-  if (received === expected) return;
-  throw new MoeError('SHAPE_MISMATCH', { argument, expected: `${expected} elements`, received: String(received) });
 }

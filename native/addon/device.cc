@@ -64,6 +64,7 @@ napi_value list_backends(const Napi::CallbackInfo &info) {
     entry.Set("name", backend.name);
     entry.Set("count", found.count);
     entry.Set("code", Napi::String::New(env, code.data(), code.size()));
+    entry.Set("argument", found.error.argument);
     entry.Set("expected", found.error.expected);
     entry.Set("received", found.error.received);
     list.Set(list.Length(), entry);

@@ -76,12 +76,14 @@ napi_value quantize(const Napi::CallbackInfo &info) {
   const View values = view_of(info[4], "values", MOE_U8, checked_multiply(row.values, rows, "rows"));
   const View scale = part_of(info[5], "scale", checked_multiply(row.scale, rows, "rows"));
   const View offset = part_of(info[6], "offset", checked_multiply(row.offset, rows, "rows"));
+  const View outer = part_of(info[7], "outer", checked_multiply(row.outer, rows, "rows"));
   auto task = std::make_unique<HostTask>(info.Env());
-  const moe_plain source{task->add_source(from), nullptr, nullptr};
+  const moe_plain source{task->add_source(from), nullptr, nullptr, nullptr, nullptr};
   PlainTarget target{task->add_result(info[4], values, "values"), nullptr, nullptr};
   if (row.scale > 0 && rows > 0) target.scale = task->add_result(info[5], scale, "scale");
   if (row.offset > 0 && rows > 0) target.offset = task->add_result(info[6], offset, "offset");
-  task->body = [=] { convert_rows({MOE_PART_BASE, MOE_F32, -1, -1, 0}, source, form, target, rows, columns); };
+  if (row.outer > 0 && rows > 0) target.outer = task->add_result(info[7], outer, "outer");
+  task->body = [=] { convert_rows(float_part(MOE_F32), source, form, target, rows, columns); };
   return start(info.Env(), std::move(task));
 }
 
@@ -103,13 +105,13 @@ napi_value dequantize(const Napi::CallbackInfo &info) {
     return bytes;
   };
   const auto values = source_of(info[0], "values", row.values), scale = source_of(info[1], "scale", row.scale),
-             offset = source_of(info[2], "offset", row.offset);
+             offset = source_of(info[2], "offset", row.offset), outer = source_of(info[7], "outer", row.outer);
   const View to = view_of(info[6], "to", MOE_F32, checked_multiply(rows, columns, "rows"));
   auto task = std::make_unique<HostTask>(info.Env());
   const PlainTarget target{task->add_result(info[6], to, "to"), nullptr, nullptr};
   task->body = [=] {
-    const moe_plain source{values->data(), scale->data(), offset->data()};
-    convert_rows(form, source, {MOE_PART_BASE, MOE_F32, -1, -1, 0}, target, rows, columns);
+    const moe_plain source{values->data(), scale->data(), offset->data(), outer->data(), nullptr};
+    convert_rows(form, source, float_part(MOE_F32), target, rows, columns);
   };
   return start(info.Env(), std::move(task));
 }

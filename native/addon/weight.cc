@@ -1,5 +1,7 @@
 #include "addon/weight.h"
 
+#include <cstring>
+
 #include "addon/buffer.h"
 #include "core/convert.h"
 
@@ -36,9 +38,9 @@ class LoadJob final : public PromiseJob {
 
  private:
   void put(const WeightPiece &piece) {
-    const int64_t columns = load_->columns(piece);
+    const int64_t columns = load_->columns(piece.part, piece.slot);
     const moe_part &target = load_->spec.parts[piece.part];
-    const moe_part form = target.kind == MOE_PART_BIAS ? moe_part{MOE_PART_BASE, MOE_F32, -1, -1, 0} : target;
+    const moe_part form = target.kind == MOE_PART_BIAS ? float_part(MOE_F32) : target;
     const RowBytes row = row_bytes(piece.form, columns);
     const int64_t step = std::max<int64_t>(1, chunk_bytes / std::max<int64_t>(1, std::max(row.values, columns * 4)));
     for (int64_t done = 0; done < piece.rows; done += step) {
@@ -46,9 +48,11 @@ class LoadJob final : public PromiseJob {
         throw Error(MOE_ABORTED, "signal", "no abort", "an abort while a weight was loading");
       }
       const int64_t rows = std::min(step, piece.rows - done);
-      const moe_plain source{piece.values.data() + done * row.values,
-                             row.scale > 0 ? piece.scale.data() + done * row.scale : nullptr,
-                             row.offset > 0 ? piece.offset.data() + done * row.offset : nullptr};
+      const auto at = [&](const HostBytes &from, int64_t each) {
+        return each > 0 ? from.data() + done * each : nullptr;
+      };
+      const moe_plain source{at(piece.values, row.values), at(piece.scale, row.scale), at(piece.offset, row.offset),
+                             at(piece.outer, row.outer), aligned_index(at(piece.index, row.index), rows, target)};
       const moe_plain plain = convert_rows(piece.form, source, form, storage_, rows, columns, piece.row + done);
       check([&](moe_error *error) {
         return device_->backend.weight_put(weight_->handle, piece.part, piece.slot, piece.row + done, rows, &plain,
@@ -57,11 +61,20 @@ class LoadJob final : public PromiseJob {
     }
   }
 
+  // Indices of rows may lie anywhere in a mapped file.
+  const void *aligned_index(const std::byte *from, int64_t rows, const moe_part &part) {
+    if (part.kind != MOE_PART_ROWS) return from;
+    index_.resize(static_cast<size_t>(rows));
+    std::memcpy(index_.data(), from, index_.size() * sizeof(int32_t));
+    return index_.data();
+  }
+
   DevicePointer device_;
   std::unique_ptr<WeightLoad> load_;
   const int32_t *stop_;
   WeightPointer weight_;
   PlainRows storage_;
+  std::vector<int32_t> index_;
 };
 
 }  // namespace

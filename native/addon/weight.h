@@ -36,22 +36,27 @@ struct WeightPiece {
   int32_t part = 0;  // index into WeightLoad::parts
   int32_t slot = 0;
   int64_t row = 0, rows = 0;
-  moe_part form{};
-  HostBytes values, scale, offset;
+  moe_part form{};  // of the part's kind, but of BASE for a bias
+  HostBytes values, scale, offset, outer, index;
 };
 
 // The arguments of loadWeight, checked: every row of every part of every slot once, every source of the exact size.
 struct WeightLoad {
   moe_weight_spec spec{};  // points into the vectors below
   std::vector<int64_t> in_of, out_of;
+  std::vector<int32_t> base_of, ranks, counts;
   std::vector<moe_part> parts;
   std::vector<WeightPiece> pieces;
   CancelPointer cancel;
 
-  int64_t columns(const WeightPiece &piece) const;
+  int64_t slot_in(int32_t slot) const { return in_of.empty() ? spec.in : in_of[static_cast<size_t>(slot)]; }
+  int64_t slot_out(int32_t slot) const { return out_of.empty() ? spec.out : out_of[static_cast<size_t>(slot)]; }
+  int32_t slots(int32_t part) const;  // matrices that a part has
+  int64_t rows(int32_t part, int32_t slot) const;
+  int64_t columns(int32_t part, int32_t slot) const;
 };
 
-// A plain form {store, scale, offset, group}; may run JavaScript.
+// A plain form {store, scale, offset, group, outer} of kind BASE; may run JavaScript.
 moe_part read_form(const Napi::Value &value, const std::string &argument);
 // Reads and checks (spec, pieces, cancel?); runs JavaScript.
 std::unique_ptr<WeightLoad> read_weight_load(const Napi::CallbackInfo &info);

@@ -13,11 +13,10 @@
 #include "moe/dtype.h"
 #include "moe/error.h"
 #include "moe/half.h"
+#include "moe/weight_spec.h"
 
 namespace moe {
 namespace {
-
-bool integer_store(int32_t store) { return store == MOE_I8 || store == MOE_I4; }
 
 template <typename Element>
 Element load(const void *from, int64_t index) {
@@ -27,7 +26,7 @@ Element load(const void *from, int64_t index) {
   return element;
 }
 
-// `count` elements of a float dtype, from element `first` on, to f32.
+// `count` elements of a float dtype or of I8, from element `first` on, to f32.
 void widen(int32_t dtype, const void *from, int64_t first, int64_t count, float *to) {
   switch (dtype) {
     case MOE_F16:
@@ -35,6 +34,9 @@ void widen(int32_t dtype, const void *from, int64_t first, int64_t count, float 
       return;
     case MOE_BF16:
       for (int64_t i = 0; i < count; ++i) to[i] = bf16_to_f32(load<uint16_t>(from, first + i));
+      return;
+    case MOE_I8:
+      for (int64_t i = 0; i < count; ++i) to[i] = load<int8_t>(from, first + i);
       return;
     default:
       std::memcpy(to, static_cast<const std::byte *>(from) + first * 4, static_cast<size_t>(count) * 4);
@@ -60,24 +62,18 @@ void narrow(int32_t dtype, const float *from, int64_t count, std::byte *to, int6
 
 // One row of a quantized form to f32.
 void dequantize_row(const moe_part &form, const moe_plain &source, int64_t row, int64_t columns, float *to) {
-  const int64_t groups = group_count(form, columns), group = form.group == 0 ? columns : form.group;
+  const int64_t groups = group_count(form, columns), group = form.group == 0 ? columns : group_values(form);
   const auto *codes = static_cast<const std::byte *>(source.values) + row * row_bytes(form, columns).values;
+  float outer = 1;
+  if (form.outer >= 0) widen(form.outer, source.outer, row, 1, &outer);
   for (int64_t g = 0; g < groups; ++g) {
     float scale, offset = 0;
     widen(form.scale, source.scale, row * groups + g, 1, &scale);
     if (form.offset >= 0) widen(form.offset, source.offset, row * groups + g, 1, &offset);
     const int64_t end = std::min(columns, (g + 1) * group);
-    for (int64_t k = g * group; k < end; ++k) {
-      int code;
-      if (form.store == MOE_I8) {
-        code = static_cast<int8_t>(codes[k]);
-      } else {
-        const auto pair = static_cast<unsigned>(codes[k / 2]);
-        code = static_cast<int>((k % 2 == 0 ? pair : pair >> 4) & 15u);
-        code -= (code & 8) * 2;
-      }
-      to[k] = scale * static_cast<float>(code) - offset;
-    }
+    // scale · code is exact under an outer scale.
+    for (int64_t k = g * group; k < end; ++k)
+      to[k] = outer * (scale * static_cast<float>(code_of(form.store, codes, k))) - offset;
   }
 }
 
@@ -96,14 +92,25 @@ void copy_bytes(void *to, const void *from, int64_t bytes) {
 
 }  // namespace
 
-moe_part make_form(std::string_view argument, std::string_view store, std::string_view scale, bool offset,
-                   double group) {
-  moe_part form{MOE_PART_BASE, -1, -1, -1, 0};
+moe_part make_form(std::string_view argument, std::string_view store, std::string_view scale, bool offset, double group,
+                   std::string_view outer) {
+  moe_part form = float_part(-1);
   for (const int32_t dtype : {MOE_F32, MOE_F16, MOE_BF16, MOE_I8, MOE_I4})
     if (dtypes[static_cast<size_t>(dtype)].name == store) form.store = dtype;
   if (form.store < 0) refuse_form(argument, "store", "'f32', 'f16', 'bf16', 'i8' or 'i4'", quote(store));
   const bool known_group = group == 0 || group == 32 || group == 64 || group == 128;
   if (!known_group) refuse_form(argument, "group", "0, 32, 64 or 128", std::to_string(group));
+  if (!outer.empty()) {
+    if (outer != "f16" && outer != "f32") refuse_form(argument, "outer", "'f16' or 'f32'", quote(outer));
+    if (form.store != MOE_I4) refuse_form(argument, "outer", "nothing but for store 'i4'", quote(outer));
+    if (!scale.empty() && scale != "i8") refuse_form(argument, "scale", "'i8' under an outer scale", quote(scale));
+    if (offset) refuse_form(argument, "offset", "false under an outer scale", "true");
+    if (group == 0) refuse_form(argument, "group", "32, 64 or 128 under an outer scale", "0");
+    form.scale = MOE_I8;
+    form.outer = outer == "f16" ? MOE_F16 : MOE_F32;
+    form.group = static_cast<int32_t>(group);
+    return form;
+  }
   if (!scale.empty() && scale != "f16" && scale != "f32")
     refuse_form(argument, "scale", "'f16' or 'f32'", quote(scale));
   if (!integer_store(form.store)) {
@@ -118,38 +125,15 @@ moe_part make_form(std::string_view argument, std::string_view store, std::strin
   return form;
 }
 
-void check_form(const moe_part &form) {
-  const bool integer = integer_store(form.store);
-  const bool sound = integer ? (form.scale == MOE_F16 || form.scale == MOE_F32) &&
-                                   (form.offset == -1 || form.offset == form.scale) &&
-                                   (form.group == 0 || form.group == 32 || form.group == 64 || form.group == 128)
-                             : dtype_float(form.store) && form.scale == -1 && form.offset == -1 && form.group == 0;
-  if (form.kind != MOE_PART_BASE || !sound)
-    throw Error(MOE_INVALID_ARGUMENT, "form",
-                "a float store, or i8 or i4 with f16 or f32 scales a group of 0, 32, 64 or 128",
-                "store " + std::to_string(form.store) + ", scale " + std::to_string(form.scale) + ", offset " +
-                    std::to_string(form.offset) + ", group " + std::to_string(form.group));
-}
-
 bool same_form(const moe_part &a, const moe_part &b) {
-  return a.kind == b.kind && a.store == b.store && a.scale == b.scale && a.offset == b.offset && a.group == b.group;
-}
-
-int64_t group_count(const moe_part &form, int64_t columns) {
-  return form.group == 0 ? 1 : ceil_divide(columns, form.group);
-}
-
-RowBytes row_bytes(const moe_part &form, int64_t columns) {
-  const int64_t bits = checked_multiply(columns, dtypes[static_cast<size_t>(form.store)].bits, "columns");
-  const int64_t groups = group_count(form, columns);
-  return {ceil_divide(bits, 8), form.scale < 0 ? 0 : dtype_bytes(form.scale, groups),
-          form.offset < 0 ? 0 : dtype_bytes(form.offset, groups)};
+  return a.store == b.store && a.scale == b.scale && a.offset == b.offset && a.outer == b.outer && a.group == b.group &&
+         (a.group == 0 || group_values(a) == group_values(b));
 }
 
 void convert_rows(const moe_part &from, const moe_plain &source, const moe_part &to, const PlainTarget &target,
                   int64_t rows, int64_t columns, int64_t first_row) {
-  check_form(from);
-  check_form(to);
+  check_store(from);
+  check_store(to);
   if (rows < 0 || columns < 1)
     throw Error(MOE_INVALID_ARGUMENT, "rows", "rows ≥ 0 and columns ≥ 1",
                 std::to_string(rows) + " rows, " + std::to_string(columns) + " columns");
@@ -158,6 +142,7 @@ void convert_rows(const moe_part &from, const moe_plain &source, const moe_part 
     copy_bytes(target.values, source.values, checked_multiply(rows, to_bytes.values, "rows"));
     copy_bytes(target.scale, source.scale, rows * to_bytes.scale);
     copy_bytes(target.offset, source.offset, rows * to_bytes.offset);
+    copy_bytes(target.outer, source.outer, rows * to_bytes.outer);
     return;
   }
   std::vector<float> wide(static_cast<size_t>(columns));
@@ -168,10 +153,13 @@ void convert_rows(const moe_part &from, const moe_plain &source, const moe_part 
     else
       widen(from.store, source.values, row * columns, columns, wide.data());
     std::byte *values = static_cast<std::byte *>(target.values) + row * to_bytes.values;
+    const auto place = [&](void *into, int64_t bytes) {
+      return bytes == 0 ? nullptr : static_cast<std::byte *>(into) + row * bytes;
+    };
     if (integer_store(to.store))
       quantize_row(to, wide.data(), columns,
-                   {values, static_cast<std::byte *>(target.scale) + row * to_bytes.scale,
-                    to.offset < 0 ? nullptr : static_cast<std::byte *>(target.offset) + row * to_bytes.offset},
+                   {values, place(target.scale, to_bytes.scale), place(target.offset, to_bytes.offset),
+                    place(target.outer, to_bytes.outer)},
                    first_row + row, space);
     else
       narrow(to.store, wide.data(), columns, values, first_row + row);
@@ -181,17 +169,20 @@ void convert_rows(const moe_part &from, const moe_plain &source, const moe_part 
 moe_plain convert_rows(const moe_part &from, const moe_plain &source, const moe_part &to, PlainRows &storage,
                        int64_t rows, int64_t columns, int64_t first_row) {
   const bool usable = aligned(source.values, from.store) && (from.scale < 0 || aligned(source.scale, from.scale)) &&
-                      (from.offset < 0 || aligned(source.offset, from.offset));
-  check_form(to);
+                      (from.offset < 0 || aligned(source.offset, from.offset)) &&
+                      (from.outer < 0 || aligned(source.outer, from.outer));
+  check_store(from);
+  check_store(to);
   if (same_form(from, to) && usable) return source;
   const RowBytes bytes = row_bytes(to, columns);
-  storage.values.resize(static_cast<size_t>(checked_multiply(rows, bytes.values, "rows")));
-  storage.scale.resize(static_cast<size_t>(checked_multiply(rows, bytes.scale, "rows")));
-  storage.offset.resize(static_cast<size_t>(checked_multiply(rows, bytes.offset, "rows")));
-  convert_rows(from, source, to, PlainTarget{storage.values.data(), storage.scale.data(), storage.offset.data()}, rows,
-               columns, first_row);
-  return {storage.values.data(), to.scale < 0 ? nullptr : storage.scale.data(),
-          to.offset < 0 ? nullptr : storage.offset.data()};
+  const auto room = [&](std::vector<std::byte> &storage, int64_t each) {
+    storage.resize(static_cast<size_t>(checked_multiply(rows, each, "rows")));
+    return each == 0 ? nullptr : storage.data();
+  };
+  const PlainTarget target{room(storage.values, bytes.values), room(storage.scale, bytes.scale),
+                           room(storage.offset, bytes.offset), room(storage.outer, bytes.outer)};
+  convert_rows(from, source, to, target, rows, columns, first_row);
+  return {target.values, target.scale, target.offset, target.outer, source.index};
 }
 
 }  // namespace moe

@@ -72,7 +72,7 @@ Cost linear(const CostContext &in) {
   const int64_t touched = std::min<int64_t>(weight.slots, rows);
   const double packed = static_cast<double>(weight.packed_bytes) * static_cast<double>(touched) / weight.slots;
   return {add(add(static_cast<int64_t>(packed), input_bytes(in)), output_bytes(in)),
-          multiply(multiply(2, rows), multiply(weight.in, weight.out))};
+          multiply(multiply(2, rows), weight.products)};
 }
 
 // Each token against a full page table of its sequence: P · page_size keys, the most that lengths may say. The caches

@@ -8,6 +8,12 @@ namespace moe::infer {
 namespace {
 
 void check_choice(Inference &in, moe_route &route) {
+  if (route.choice != MOE_CHOICE_TOP_K && route.expert_groups != 1)
+    refuse_attribute(in, "expertGroups", "1 where choice is not 'top_k'", route.expert_groups);
+  if (route.choice == MOE_CHOICE_EXPERT) {
+    if (route.capacity == 0) refuse_attribute(in, "capacity", "at least 1 where choice is 'expert'", 0);
+    want_presence(in, 1, false, "where choice is 'expert'");
+  }
   if (route.experts % route.expert_groups != 0)
     refuse_attribute(in, "expertGroups", "a divisor of experts, " + std::to_string(route.experts), route.expert_groups);
   if (route.kept_groups > route.expert_groups)
@@ -28,9 +34,13 @@ void route(Inference &in) {
     want_presence(in, 0, true, "where ids are not given");
     want_presence(in, 4, false, "where ids are not given");
     check_choice(in, route);
-  } else if (has(in, 0) == has(in, 4)) {
-    want_presence(in, 4, !has(in, 0),
-                  has(in, 0) ? "where logits give the gates of ids" : "where ids come without logits");
+  } else {
+    if (route.choice != MOE_CHOICE_TOP_K)
+      throw Error(MOE_INVALID_ARGUMENT, attribute_name(in, "choice"), "'top_k' where ids are given",
+                  route.choice == MOE_CHOICE_EXPERT ? "'expert'" : "'non_zero'");
+    if (has(in, 0) == has(in, 4))
+      want_presence(in, 4, !has(in, 0),
+                    has(in, 0) ? "where logits give the gates of ids" : "where ids come without logits");
   }
   want_float(in, 0);
   want_shape(in, 0, {"tokens", int64_t{route.experts}});

@@ -1,8 +1,10 @@
 #include "core/operations.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "moe/error.h"
+#include "moe/part.h"
 
 // One field of an attribute struct: MOE_FIELD(struct, member).
 #define MOE_FIELD(type, member) offsetof(type, member)
@@ -20,7 +22,8 @@ constexpr std::string_view activations[] = {"none", "relu", "gelu", "gelu_tanh",
 constexpr std::string_view activation_modes[] = {"exact", "int8", "auto"};
 constexpr std::string_view map_functions[] = {"add",  "multiply",  "scale", "clamp",   "relu",
                                               "gelu", "gelu_tanh", "silu",  "sigmoid", "tanh"};
-constexpr std::string_view score_kinds[] = {"softmax", "sigmoid", "identity"};
+constexpr std::string_view score_kinds[] = {"softmax", "sigmoid", "identity", "relu_norm", "relu"};
+constexpr std::string_view choice_kinds[] = {"top_k", "non_zero", "expert"};
 constexpr std::string_view convolve_activations[] = {"none", "", "", "", "silu"};
 constexpr std::string_view statistics[] = {"count", "sum", "norm_sum", "gram"};
 
@@ -117,7 +120,10 @@ const std::vector<Operation> &table() {
         required(integer("experts", MOE_FIELD(moe_route, experts), 0, 1)),
         integer("slots", MOE_FIELD(moe_route, slots), 0, 0),
         integer("expertGroups", MOE_FIELD(moe_route, expert_groups), 1, 1),
-        integer("keptGroups", MOE_FIELD(moe_route, kept_groups), 1, 1), real("scale", MOE_FIELD(moe_route, scale), 1)},
+        integer("keptGroups", MOE_FIELD(moe_route, kept_groups), 1, 1), real("scale", MOE_FIELD(moe_route, scale), 1),
+        choice("choice", MOE_FIELD(moe_route, choice), MOE_CHOICE_TOP_K, choice_kinds),
+        integer("capacity", MOE_FIELD(moe_route, capacity), 0, 0),
+        real("epsilon", MOE_FIELD(moe_route, epsilon), 1e-6, 0)},
        sizeof(moe_route),
        infer::route,
        cost::elementwise},
@@ -183,8 +189,15 @@ WeightInfo weight_info(const moe_weight_spec &spec, size_t packed_bytes) {
   WeightInfo info{spec.in, spec.out, spec.slots, spec.gated != 0};
   for (int32_t i = 0; i < spec.part_count; ++i) {
     const moe_part &part = spec.parts[i];
-    if (part.kind == MOE_PART_BASE) info.integer = part.store == MOE_I8 || part.store == MOE_I4;
-    if (part.kind == MOE_PART_BIAS) info.bias = true;
+    info.integer = info.integer || integer_store(part.store);
+    if (part.kind == MOE_PART_BIAS) {
+      info.bias = true;
+      continue;
+    }
+    double sum = 0;
+    for (int32_t s = 0; s < spec.slots; ++s)
+      sum += static_cast<double>(part_rows(part, s, spec.out)) * static_cast<double>(part_columns(part, s, spec.in));
+    info.products += static_cast<int64_t>(std::min(sum / spec.slots, 0x1p60));
   }
   info.packed_bytes = static_cast<int64_t>(packed_bytes);
   return info;

@@ -39,9 +39,10 @@ struct WeightInfo {
   int64_t in = 0, out = 0;
   int32_t slots = 1;
   bool gated = false;
-  bool integer = false;  // the base is stored as I8 or I4
+  bool integer = false;  // a part is stored as I8 or I4
   bool bias = false;
   int64_t packed_bytes = 0;  // all slots, as weight_finish reported
+  int64_t products = 0;      // multiplications of one row of x, in the mean over the slots
 };
 WeightInfo weight_info(const moe_weight_spec &spec, size_t packed_bytes);
 

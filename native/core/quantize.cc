@@ -132,6 +132,28 @@ GroupForm quantize_group(const moe_part &form, const float *values, int64_t coun
   return {signed_scale, 0};
 }
 
+// Integer scales of groups under one outer scale a row. 18 · 7 is the largest product of a scale and a code that both
+// ends of the range reach within ±127.
+void quantize_dual(const moe_part &form, const float *values, int64_t columns, const PlainTarget &target,
+                   int64_t row_index, int8_t *codes) {
+  constexpr double largest_code = 7, largest_scale = 18;
+  const Range all = finite_range(values, columns, row_index);
+  const double largest = std::max(-static_cast<double>(all.low), static_cast<double>(all.high));
+  const float outer = rounded_scale(form.outer, largest / (largest_code * largest_scale), 127, row_index);
+  store_number(form.outer, outer, target.outer, 0);
+  auto *scales = static_cast<int8_t *>(target.scale);
+  for (int64_t first = 0, index = 0; first < columns; first += form.group, ++index) {
+    const int64_t count = std::min<int64_t>(form.group, columns - first);
+    const Range range = finite_range(values + first, count, row_index);
+    const double wanted = std::max(-static_cast<double>(range.low), static_cast<double>(range.high)) / largest_code;
+    const double scale = outer == 0 ? 1 : std::clamp(std::nearbyint(wanted / outer), 1.0, largest_scale);
+    const float bound = static_cast<float>(std::floor(127 / scale));
+    encode(values + first, count, outer * static_cast<float>(scale), 0, std::max(-8.0f, -bound), std::min(7.0f, bound),
+           codes + first);
+    scales[index] = static_cast<int8_t>(scale);
+  }
+}
+
 }  // namespace
 
 void quantize_row(const moe_part &form, const float *row, int64_t columns, const PlainTarget &target, int64_t row_index,
@@ -139,8 +161,9 @@ void quantize_row(const moe_part &form, const float *row, int64_t columns, const
   space.codes.resize(static_cast<size_t>(columns) + 1);
   space.other.resize(static_cast<size_t>(columns));
   int8_t *codes = space.codes.data();
-  const int64_t group = form.group == 0 ? columns : form.group;
-  for (int64_t first = 0, index = 0; first < columns; first += group, ++index) {
+  const int64_t group = form.group == 0 ? columns : group_values(form);
+  if (form.outer >= 0) quantize_dual(form, row, columns, target, row_index, codes);
+  for (int64_t first = 0, index = 0; form.outer < 0 && first < columns; first += group, ++index) {
     const int64_t count = std::min(group, columns - first);
     const GroupForm made = quantize_group(form, row + first, count, row_index, space, codes + first);
     store_number(form.scale, made.scale, target.scale, index);

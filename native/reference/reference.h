@@ -23,6 +23,7 @@
 #include "moe/error.h"
 #include "moe/half.h"
 #include "moe/operations.h"
+#include "moe/part.h"
 
 namespace moe::reference {
 
@@ -174,34 +175,40 @@ struct moe_buffer : moe::reference::Handle<moe_buffer> {
 };
 
 struct moe_weight : moe::reference::Handle<moe_weight> {
-  struct Part {
+  // A slot of a part in the plain form.
+  struct Matrix {
     moe_part form;
-    std::vector<std::byte> values, scale, offset;
+    int64_t rows, columns;
+    std::vector<std::byte> values, scale, offset, outer, index;
     std::vector<bool> present;  // by row
+
+    bool integer() const { return moe::integer_store(form.store); }
+    double value(int64_t row, int64_t j) const;    // what element j of a row means
+    int32_t code(int64_t row, int64_t j) const;    // of an integer part; times its inner scale where there is an outer
+    int64_t column(int64_t row, int64_t j) const;  // the input that element j of a row meets
+    double scale_of(int64_t row, int64_t block) const;  // that `code` is multiplied by
+    double offset_of(int64_t row, int64_t block) const;
+    int64_t block() const { return form.outer >= 0 ? 0 : form.group; }  // inputs that share it; 0: the row
+    int32_t kept_row(int64_t i) const { return reinterpret_cast<const int32_t *>(index.data())[i]; }
   };
-  struct Slot {
-    int64_t in, out, groups;
-    std::vector<Part> parts;
+  struct Part {
+    moe_part form;  // ragged is NULL: each matrix has its own size
+    std::vector<Matrix> slots;
   };
   moe_weight(std::shared_ptr<moe_device> owner, const moe_weight_spec &spec);
   void put(int32_t part, int32_t slot, int64_t row, int64_t rows, const moe_plain &plain);
   void finish();
 
-  const Part *part(int64_t slot, int32_t kind) const;
-  bool integer() const { return base.scale >= 0; }
-  int64_t group() const { return base.group > 0 ? base.group : in; }  // inputs that share a scale
-  int32_t code(const Part &part, const Slot &slot, int64_t row, int64_t k) const;
-  double scale(const Part &part, const Slot &slot, int64_t row, int64_t block) const;
-  double offset(const Part &part, const Slot &slot, int64_t row, int64_t block) const;
-  void decode(int64_t slot, int64_t row, double *to) const;  // [in of the slot]
-  double bias(int64_t slot, int64_t row) const;
+  const Matrix *matrix(int32_t kind, int64_t slot) const;  // nullptr: the bank has no such part
+  bool integer() const;                                    // one of the parts has codes
 
   std::shared_ptr<moe_device> device;
-  int64_t in, out, bytes;
+  int64_t in, out, slots, bytes;
   bool gated, finished = false;
-  moe_part base{};
   moe::reference::Charge charge;
-  std::vector<Slot> slots;
+  std::vector<int64_t> in_of, out_of;
+  std::vector<int32_t> base_of;
+  std::vector<Part> parts;
 };
 
 struct moe_program : moe::reference::Handle<moe_program> {

@@ -3,6 +3,7 @@ import { attention } from './cases/attention.ts';
 import { convolve, embed, map, norm, rotate, take } from './cases/elementwise.ts';
 import { experts } from './cases/experts.ts';
 import { linear } from './cases/linear.ts';
+import { parts } from './cases/parts.ts';
 import { combine, route } from './cases/routing.ts';
 import { accumulate, score } from './cases/statistics.ts';
 import type { Case } from './kit.ts';
@@ -25,7 +26,7 @@ export type Operation =
 export const cases: Readonly<Record<Operation, readonly Case[]>> = {
   embed,
   norm,
-  linear,
+  linear: [...linear, ...parts],
   rotate,
   attention,
   map,

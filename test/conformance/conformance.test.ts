@@ -3,7 +3,9 @@ import assert from 'node:assert/strict';
 import { type Device, type DeviceOptions, devices, openDevice } from '../../lib/index.ts';
 import { cases, type Operation } from './cases.ts';
 import { assertNear } from './compare.ts';
+import { onlyDevice } from '../only-device.ts';
 import { type Case, Kit, type Result } from './kit.ts';
+import { isUnsupported } from './unsupported.ts';
 
 interface Target {
   readonly title: string;
@@ -11,11 +13,12 @@ interface Target {
   readonly options: DeviceOptions;
 }
 
-/** Each device with each instruction set that it can be forced to. */
+/** Each device with each instruction set that it can be forced to. simt has a run of its own (`npm run test:simt`). */
 function targets(): Target[] {
+  if (onlyDevice) return [{ title: onlyDevice, name: onlyDevice, options: {} }];
   const found: Target[] = [{ title: 'reference, foreign', name: 'reference', options: { foreign: true } }];
   for (const { name, index, description } of devices()) {
-    if (name === 'reference') continue;
+    if (name === 'reference' || name === 'simt') continue;
     const sets = (description.availableIsas ?? []) as readonly string[];
     if (sets.length === 0) found.push({ title: `${name}:${index}`, name, options: { index } });
     for (const isa of sets) found.push({ title: `${name}, ${isa}`, name, options: { index, isa, threads: 2 } });
@@ -63,12 +66,16 @@ for (const target of targets()) {
     for (const operation of Object.keys(cases) as Operation[]) {
       describe(operation, () => {
         for (const [index, subject] of cases[operation].entries()) {
-          it(subject.title, async () => {
+          it(subject.title, async function () {
             const seed = index + 1;
             const known = expected.get(subject) ?? results(reference, subject, seed);
             expected.set(subject, known);
             const wanted = await known;
-            const actual = await results(device, subject, seed);
+            const actual = await results(device, subject, seed).catch((error: unknown) => {
+              if (!isUnsupported(error, target.name)) throw error;
+              if (this.test) this.test.title += ` (skipped: ${error.received})`;
+              return this.skip();
+            });
             assert.equal(actual.length, wanted.length);
             for (const [i, { name, dtype, data }] of wanted.entries()) {
               const got = actual[i] as Result;

@@ -15,9 +15,9 @@ import {
   Tensor,
   type Value,
   Weight,
-  type WeightFormat,
   type WeightSpec,
 } from '../../lib/index.ts';
+import { bankData, type Parts } from './bank-data.ts';
 import type { BoundName } from './compare.ts';
 import { generator, integers, normals, shuffled } from './random.ts';
 
@@ -127,17 +127,9 @@ export class Kit {
     return tensor;
   }
 
-  /** Normal values of deviation 1/√in. */
+  /** Random data in every part of the spec. */
   async weight(spec: WeightSpec): Promise<Weight> {
-    const { slots = 1, inOf, outOf } = spec;
-    let count = 0;
-    let rows = 0;
-    for (let slot = 0; slot < slots; slot++) {
-      count += (outOf?.[slot] ?? spec.out) * (inOf?.[slot] ?? spec.in);
-      rows += outOf?.[slot] ?? spec.out;
-    }
-    const values = this.normal(count, 1 / Math.sqrt(spec.in));
-    const weight = await Weight.from(this.device, spec, values, spec.bias ? this.normal(rows, 0.1) : undefined);
+    const weight = await Weight.from(this.device, spec, bankData(this.random, spec));
     this.#owned.push(weight);
     return weight;
   }
@@ -147,13 +139,13 @@ export class Kit {
     slots: number,
     hidden: number,
     width: number,
-    format: WeightFormat,
+    parts: Parts,
     options: { groupOf?: Int32Array; bias?: boolean } = {},
   ): Promise<ExpertBank> {
     const gated = kind === 'swiglu' || kind === 'geglu';
     const { bias = false, groupOf } = options;
-    const up = await this.weight({ in: hidden, out: gated ? 2 * width : width, slots, gated, format, bias });
-    const down = await this.weight({ in: width, out: hidden, slots, format, bias });
+    const up = await this.weight({ in: hidden, out: gated ? 2 * width : width, slots, gated, ...parts, bias });
+    const down = await this.weight({ in: width, out: hidden, slots, ...parts, bias });
     return expertBank({ kind, up, down, groupOf });
   }
 

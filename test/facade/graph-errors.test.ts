@@ -140,6 +140,48 @@ const mistakes: [title: string, code: ErrorCode, argument: string, make: (g: Gra
     'route.expertGroups',
     (g, { x }) => g.route(x, { experts: 64, topK: 2, expertGroups: 7, keptGroups: 1 }),
   ],
+  [
+    'route: experts that choose without a capacity',
+    'INVALID_ARGUMENT',
+    'route.capacity',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, choice: 'expert' }),
+  ],
+  [
+    'route: experts that choose with a bias',
+    'INVALID_ARGUMENT',
+    'route.bias',
+    (g, { x, table }) => g.route(x, { experts: 64, topK: 2, choice: 'expert', capacity: 1, bias: table }),
+  ],
+  [
+    'route: runs where experts choose',
+    'INVALID_ARGUMENT',
+    'route.expertGroups',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, choice: 'expert', capacity: 1, expertGroups: 8 }),
+  ],
+  [
+    'route: runs of what is above zero',
+    'INVALID_ARGUMENT',
+    'route.expertGroups',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, choice: 'non_zero', expertGroups: 8 }),
+  ],
+  [
+    'route: a choice where ids are given',
+    'INVALID_ARGUMENT',
+    'route.choice',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, choice: 'non_zero', ids: g.input('i', 'i32', ['tokens', 2]) }),
+  ],
+  [
+    'route: a choice that is none',
+    'INVALID_ARGUMENT',
+    'route.choice',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, choice: 'best' as never }),
+  ],
+  [
+    'route: a capacity below zero',
+    'INVALID_ARGUMENT',
+    'route.capacity',
+    (g, { x }) => g.route(x, { experts: 64, topK: 2, capacity: -1 }),
+  ],
   ['take: a float index', 'DTYPE_MISMATCH', 'take.index', (g, { x }) => g.take(x, g.input('i', 'f32', ['rows']))],
   [
     'accumulate: a state that is an input',

@@ -141,6 +141,15 @@ describe('weight formats', () => {
       },
       { requiredKeys: ['format'] },
     ),
+    fc.record(
+      {
+        format: fc.constant('int4' as const),
+        dual: fc.constant(true),
+        groupSize: fc.constantFrom(32 as const, 64 as const, 128 as const),
+        scale: fc.constantFrom('f16' as const, 'f32' as const),
+      },
+      { requiredKeys: ['format', 'dual'] },
+    ),
   );
   const size = fc.integer({ min: 1, max: 5000 });
 
@@ -166,10 +175,10 @@ describe('weight formats', () => {
       fc.property(format, size, (f, columns) => {
         const form = nativeForm(f);
         const bits = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 }[form.store];
-        const scales = form.scale
-          ? groupCount(form, columns) * (form.scale === 'f32' ? 4 : 2) * (form.offset ? 2 : 1)
-          : 0;
-        assert.equal(formatBytes(f, 1, columns), Math.ceil((columns * bits) / 8) + scales);
+        const bytes = { f32: 4, f16: 2, i8: 1 };
+        const scales = form.scale ? groupCount(form, columns) * bytes[form.scale] * (form.offset ? 2 : 1) : 0;
+        const outer = form.outer ? bytes[form.outer] : 0;
+        assert.equal(formatBytes(f, 1, columns), Math.ceil((columns * bits) / 8) + scales + outer);
         if (form.group) assert.equal(groupCount(form, columns), Math.ceil(columns / form.group));
       }),
     );
@@ -189,6 +198,9 @@ describe('weight formats', () => {
   it('refuse what is none', () => {
     for (const text of ['', 'int5', 'int4:16', 'bf16:32', 'int4:', 'int4:32:32x', 'INT4']) {
       assert.throws(() => parseWeightFormat(text), moeError('INVALID_ARGUMENT', 'weights'));
+    }
+    for (const text of ['int8:dual', 'int4:channel:dual', 'int4:32:dual:offset']) {
+      assert.throws(() => nativeForm(parseWeightFormat(text)), moeError('INVALID_ARGUMENT'));
     }
     assert.throws(() => nativeForm({ format: 'int4', groupSize: 48 as 32 }), moeError('INVALID_ARGUMENT', 'groupSize'));
     assert.throws(() => nativeForm({ format: 'int4', scale: 'bf16' as 'f16' }), moeError('INVALID_ARGUMENT', 'scale'));

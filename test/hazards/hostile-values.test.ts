@@ -125,6 +125,10 @@ describe('hostile values', () => {
     for await (const _ of tokens);
   };
   const spec = { in: 8, out: 8, format: { format: 'f32' } } as const;
+  const { format } = spec;
+  const lowRank = { a: normal(8), b: normal(8) };
+  const rows = { values: normal(8), index: Int32Array.of(1) };
+  const sparse = { values: normal(16), index: new Uint8Array(16) };
   const places = (g: Graph, x: Value) => {
     const cache = ['pages', 16, 64] as const;
     return {
@@ -187,6 +191,21 @@ describe('hostile values', () => {
     'Weight.from gated': (value) => Weight.from(device, { ...spec, gated: value }, normal(64)),
     'Weight.from inOf': (value) => Weight.from(device, { ...spec, inOf: value }, normal(64)),
     'Weight.from format': (value) => Weight.from(device, { ...spec, format: value }, normal(64)),
+    'Weight.from baseOf': (value) => Weight.from(device, { ...spec, baseOf: value }, normal(64)),
+    'Weight.from lowRank': (value) => Weight.from(device, { ...spec, lowRank: value }, normal(64)),
+    'Weight.from rank': (value) =>
+      Weight.from(device, { ...spec, lowRank: { rank: value } }, { base: normal(64), lowRank }),
+    'Weight.from lowRank values': (value) =>
+      Weight.from(device, { in: 8, out: 8, lowRank: { rank: 1 } }, { lowRank: value }),
+    'Weight.from rows': (value) => Weight.from(device, { ...spec, rows: value }, normal(64)),
+    'Weight.from count': (value) => Weight.from(device, { in: 8, out: 8, rows: { format, count: value } }, { rows }),
+    'Weight.from rows index': (value) =>
+      Weight.from(device, { in: 8, out: 8, rows: { format, count: 1 } }, { rows: { ...rows, index: value } }),
+    'Weight.from sparse': (value) => Weight.from(device, { ...spec, sparse: value }, normal(64)),
+    'Weight.from n': (value) => Weight.from(device, { in: 8, out: 8, sparse: { format, n: value, m: 4 } }, { sparse }),
+    'Weight.from m': (value) => Weight.from(device, { in: 8, out: 8, sparse: { format, n: 1, m: value } }, { sparse }),
+    'Weight.from dual': (value) =>
+      Weight.from(device, { ...spec, format: { format: 'int4', dual: value } }, normal(64)),
     'Weight.from values': (value) => Weight.from(device, spec, value),
     'Weight.from bias': (value) => Weight.from(device, spec, normal(64), value),
     'Weight.load pieces': (value) => Weight.load(device, spec, value),

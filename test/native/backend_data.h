@@ -13,6 +13,7 @@
 #include "moe/dtype.h"
 #include "moe/error.h"
 #include "moe/half.h"
+#include "moe/part.h"
 
 namespace moe::test {
 
@@ -132,15 +133,15 @@ struct BankForm {
   int64_t in = 0, out = 0;
   int32_t slots = 1;
   bool gated = false;
-  moe_part base{MOE_PART_BASE, MOE_F32, -1, -1, 0};
+  moe_part base = moe::float_part(MOE_F32);
   bool bias = false;
   std::vector<int64_t> in_of{}, out_of{};
 };
 
 // Base forms by name: float_part(MOE_BF16); integer_part(MOE_I4, 32, MOE_F16, true).
-inline moe_part float_part(int32_t store) { return {MOE_PART_BASE, store, -1, -1, 0}; }
+inline moe_part float_part(int32_t store) { return moe::float_part(store); }
 inline moe_part integer_part(int32_t store, int32_t group, int32_t scale = MOE_F16, bool offset = false) {
-  return {MOE_PART_BASE, store, scale, offset ? scale : -1, group};
+  return moe::integer_part(store, scale, offset, group);
 }
 
 struct Bank {
@@ -218,6 +219,18 @@ inline Bank dense_bank(int32_t store, int64_t out, int64_t in, const std::vector
   return bank;
 }
 
+// A bank of any parts: what goes to weight_begin and weight_put. The pointers are the test's own.
+struct PlainBank {
+  struct Piece {
+    int32_t part, slot;
+    int64_t row, rows;
+    moe_plain plain;
+  };
+  moe_weight_spec spec{};  // its parts are those below
+  std::vector<moe_part> parts;
+  std::vector<Piece> pieces;
+};
+
 inline moe_weight_spec weight_spec(const BankForm &form, const std::vector<moe_part> &parts) {
   return {form.in,
           form.out,
@@ -226,11 +239,13 @@ inline moe_weight_spec weight_spec(const BankForm &form, const std::vector<moe_p
           static_cast<int32_t>(parts.size()),
           form.in_of.empty() ? nullptr : form.in_of.data(),
           form.out_of.empty() ? nullptr : form.out_of.data(),
-          parts.data()};
+          parts.data(),
+          0,
+          nullptr};
 }
 inline std::vector<moe_part> parts_of(const BankForm &form) {
   std::vector<moe_part> parts{form.base};
-  if (form.bias) parts.push_back({MOE_PART_BIAS, MOE_F32, -1, -1, 0});
+  if (form.bias) parts.push_back(moe::bias_part());
   return parts;
 }
 

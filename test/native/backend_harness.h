@@ -37,7 +37,7 @@ class Case {
     int32_t role, dtype;
     Shape shape;
     Array data;  // first contents of an input, state, constant or output
-    int bank = -1;
+    int bank = -1, plain_bank = -1;
   };
   struct Node {
     int32_t op;
@@ -70,6 +70,13 @@ class Case {
                 {},
                 static_cast<int>(banks.size()) - 1});
   }
+  int weight(PlainBank bank) {
+    plain_banks.push_back(std::move(bank));
+    const PlainBank &kept = plain_banks.back();
+    Value value{MOE_ROLE_WEIGHT, kept.parts.at(0).store, {kept.spec.out, kept.spec.in}, {}};
+    value.plain_bank = static_cast<int>(plain_banks.size()) - 1;
+    return add(std::move(value));
+  }
   // Inputs and outputs in the order of operations.h, -1 where absent; trailing ones may be left out.
   template <typename Attributes>
   void node(int32_t op, const Attributes &attributes, std::vector<int> inputs, std::vector<int> outputs) {
@@ -81,6 +88,7 @@ class Case {
   std::vector<Value> values;
   std::vector<Node> nodes;
   std::deque<Bank> banks;
+  std::deque<PlainBank> plain_banks;
   std::vector<int64_t> max_sizes;
 
  private:
@@ -211,9 +219,26 @@ class Session {
       for (const auto &[row, rows] : {std::pair{half, slot.out - half}, std::pair{int64_t{0}, half}}) {
         put(0, row, rows,
             {slot.values.data() + row * slot.row_bytes, place(slot.scale, row * slot.groups),
-             place(slot.offset, row * slot.groups)});
-        if (bank.form.bias) put(1, row, rows, {place(slot.bias, row), nullptr, nullptr});
+             place(slot.offset, row * slot.groups), nullptr, nullptr});
+        if (bank.form.bias) put(1, row, rows, {place(slot.bias, row), nullptr, nullptr, nullptr, nullptr});
       }
+    }
+    size_t bytes = 0;
+    check([&](moe_error *error) { return backend_->weight_finish(weight, &bytes, error); });
+    weight_bytes.push_back(bytes);
+    return weight;
+  }
+  moe_weight *load(const PlainBank &bank) {
+    moe_weight_spec spec = bank.spec;
+    spec.parts = bank.parts.data();
+    spec.part_count = static_cast<int32_t>(bank.parts.size());
+    moe_weight *weight = nullptr;
+    check([&](moe_error *error) { return backend_->weight_begin(device, &spec, &weight, error); });
+    own(MOE_KIND_WEIGHT, weight);
+    for (const PlainBank::Piece &piece : bank.pieces) {
+      check([&](moe_error *error) {
+        return backend_->weight_put(weight, piece.part, piece.slot, piece.row, piece.rows, &piece.plain, error);
+      });
     }
     size_t bytes = 0;
     check([&](moe_error *error) { return backend_->weight_finish(weight, &bytes, error); });
@@ -233,7 +258,8 @@ class Session {
           value.role == MOE_ROLE_WEIGHT ? 0 : dtype_bytes(value.dtype, elements(value.shape, case_.max_sizes));
       moe_buffer *holder = nullptr;
       if (value.role == MOE_ROLE_WEIGHT) {
-        made.weight = load(case_.banks.at(static_cast<size_t>(value.bank)));
+        made.weight = value.bank >= 0 ? load(case_.banks.at(static_cast<size_t>(value.bank)))
+                                      : load(case_.plain_banks.at(static_cast<size_t>(value.plain_bank)));
       } else if (value.role == MOE_ROLE_INNER) {
         made.arena_offset = reserve(bytes);
       } else {

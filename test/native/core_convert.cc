@@ -6,6 +6,7 @@
 #include "core/convert.h"
 #include "core_check.h"
 #include "moe/half.h"
+#include "moe/weight_spec.h"
 
 namespace {
 
@@ -13,7 +14,7 @@ using moe::PlainRows;
 
 const moe_part f32 = moe::make_form("form", "f32", "", false, 0);
 
-moe_plain plain_of(const std::vector<float> &values) { return {values.data(), nullptr, nullptr}; }
+moe_plain plain_of(const std::vector<float> &values) { return {values.data(), nullptr, nullptr, nullptr, nullptr}; }
 
 std::vector<float> random_rows(int64_t count, unsigned seed, float size) {
   std::mt19937 random(seed);
@@ -103,12 +104,51 @@ TEST_CASE("symmetric I4 uses the code -8 where one large value of one sign rules
   for (int64_t k = 0; k < 32; ++k) CHECK(number_at(MOE_F32, wide.values, k) == rows[static_cast<size_t>(k)]);
 }
 
+TEST_CASE("dual-grained: whole scales, products within ±127, at most half a step off in the largest group") {
+  for (const char *outer : {"f16", "f32"})
+    for (const float size : {1e-3f, 0.02f, 30.0f}) {
+      const moe_part form = moe::make_form("form", "i4", "", false, 32, outer);
+      const int64_t columns = 133, groups = moe::group_count(form, columns);
+      std::vector<float> rows = random_rows(4 * columns, 9, size);
+      for (int64_t k = 0; k < columns; ++k) rows[static_cast<size_t>(k)] = 0;  // the first row
+      for (int64_t k = 32; k < 64; ++k) rows[static_cast<size_t>(columns + k)] *= 1e-3f;
+      PlainRows quantized, back;
+      const moe_plain plain = moe::convert_rows(f32, plain_of(rows), form, quantized, 4, columns);
+      const moe_plain wide = moe::convert_rows(form, plain, f32, back, 4, columns);
+      CHECK_NOTHROW(moe::check_plain(form, columns, columns, 4, plain));
+      for (int64_t i = 0; i < 4; ++i) {
+        const float row_scale = number_at(form.outer, plain.outer, i);
+        for (int64_t k = 0; k < columns; ++k) {
+          const int8_t inner = static_cast<const int8_t *>(plain.scale)[i * groups + k / 32];
+          const float value = rows[static_cast<size_t>(i * columns + k)];
+          const float error = std::abs(number_at(MOE_F32, wide.values, i * columns + k) - value);
+          // The scale itself is off by up to half an outer scale, which the largest codes feel seven times.
+          CHECK(error <= row_scale * (0.501f * static_cast<float>(inner) + 3.6f));
+        }
+      }
+      CHECK(static_cast<const int8_t *>(plain.scale)[groups + 1] == 1);
+    }
+}
+
+TEST_CASE("a sparse row has the scale of its kept values in each group of dense inputs") {
+  moe_part form = moe::make_form("form", "i8", "f32", false, 32), source = f32;
+  for (moe_part *part : {&form, &source}) part->kind = MOE_PART_SPARSE, part->n = 1, part->m = 8;
+  const std::vector<float> rows{1, -2, 0.5f, 0, 127, 3, 0, 0, 5};  // 4 kept of each 32, then one of 8
+  PlainRows quantized;
+  const moe_plain plain = moe::convert_rows(source, plain_of(rows), form, quantized, 1, 9);
+  CHECK(moe::group_count(form, 9) == 3);
+  CHECK(number_at(MOE_F32, plain.scale, 0) == 2 / 127.0f);
+  CHECK(number_at(MOE_F32, plain.scale, 1) == 1);
+  CHECK(number_at(MOE_F32, plain.scale, 2) == 5 / 127.0f);
+  CHECK(static_cast<const int8_t *>(plain.values)[5] == 3);
+}
+
 TEST_CASE("I4 nibbles: even index low, two's complement, formula scale·code − offset") {
   const moe_part form = moe::make_form("form", "i4", "f32", true, 0);
   const uint8_t codes[] = {0x8f, 0x07};  // -1, -8, 7
   const float scale = 2, offset = 3;
   PlainRows back;
-  const moe_plain wide = moe::convert_rows(form, {codes, &scale, &offset}, f32, back, 1, 3);
+  const moe_plain wide = moe::convert_rows(form, {codes, &scale, &offset, nullptr, nullptr}, f32, back, 1, 3);
   CHECK(number_at(MOE_F32, wide.values, 0) == -5.0f);
   CHECK(number_at(MOE_F32, wide.values, 1) == -19.0f);
   CHECK(number_at(MOE_F32, wide.values, 2) == 11.0f);
@@ -120,7 +160,8 @@ TEST_CASE("a form converted to itself passes through, an unaligned source is cop
   CHECK(moe::convert_rows(f32, plain_of(rows), f32, storage, 2, 32).values == rows.data());
   std::vector<char> shifted(65 * 4);
   std::memcpy(shifted.data() + 1, rows.data(), 64 * 4);
-  const moe_plain copied = moe::convert_rows(f32, {shifted.data() + 1, nullptr, nullptr}, f32, storage, 2, 32);
+  const moe_plain copied =
+      moe::convert_rows(f32, {shifted.data() + 1, nullptr, nullptr, nullptr, nullptr}, f32, storage, 2, 32);
   CHECK(copied.values == storage.values.data());
   CHECK(std::memcmp(copied.values, rows.data(), 64 * 4) == 0);
 }
@@ -166,6 +207,15 @@ TEST_CASE("forms are checked") {
   CHECK(form("i8", "", false, std::nan("")).starts_with("INVALID_ARGUMENT form.group"));
   CHECK(form("i8", "bf16", false, 0).starts_with("INVALID_ARGUMENT form.scale"));
   CHECK(form("bf16", "", true, 0).starts_with("INVALID_ARGUMENT form.offset"));
+  const auto dual = [](const char *store, const char *scale, bool offset, double group, const char *outer) {
+    return error_of([&] { moe::make_form("form", store, scale, offset, group, outer); });
+  };
+  CHECK(dual("i4", "i8", false, 64, "f16") == "");
+  CHECK(dual("i4", "i8", false, 64, "bf16").starts_with("INVALID_ARGUMENT form.outer"));
+  CHECK(dual("i8", "", false, 64, "f16").starts_with("INVALID_ARGUMENT form.outer"));
+  CHECK(dual("i4", "f16", false, 64, "f16").starts_with("INVALID_ARGUMENT form.scale"));
+  CHECK(dual("i4", "", true, 64, "f16").starts_with("INVALID_ARGUMENT form.offset"));
+  CHECK(dual("i4", "", false, 0, "f16").starts_with("INVALID_ARGUMENT form.group"));
   const moe::RowBytes bytes = moe::row_bytes(moe::make_form("form", "i4", "f16", true, 32), 65);
   CHECK(bytes.values == 33);
   CHECK(bytes.scale == 6);

@@ -90,7 +90,7 @@ TEST_CASE("attributes: what is wrong is named with the range and the value") {
 }
 
 TEST_CASE("cost of a grouped linear counts the slots that rows can touch") {
-  const moe::WeightInfo weight{64, 32, 8, false, false, false, 8 * 1000};
+  const moe::WeightInfo weight{64, 32, 8, false, false, false, 8 * 1000, 64 * 32};
   const moe_type x = moe::make_type(MOE_F32, {{1, 0}, {64, -1}}), token_of = moe::make_type(MOE_I32, {{2, 0}});
   const moe_type offsets = moe::make_type(MOE_I32, {{9, -1}}), y = moe::make_type(MOE_F32, {{2, 0}, {32, -1}});
   const moe::Operand operands[] = {{x}, {{}, MOE_ROLE_WEIGHT, &weight}, {token_of}, {offsets}};

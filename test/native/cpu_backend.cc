@@ -114,12 +114,12 @@ TEST_CASE("cpu: a bank with missing, doubled or wrong rows is refused") {
   const moe_backend *backend = moe_backend_cpu();
   const Opened opened("");
   const moe_part part = float_part(MOE_F32);
-  const moe_weight_spec spec{4, 3, 1, 0, 1, nullptr, nullptr, &part};
+  const moe_weight_spec spec{4, 3, 1, 0, 1, nullptr, nullptr, &part, 0, nullptr};
   moe_weight *weight = nullptr;
   moe_error error{};
   REQUIRE(backend->weight_begin(opened.device, &spec, &weight, &error) == MOE_OK);
   const float rows[12] = {};
-  const moe_plain plain{rows, nullptr, nullptr};
+  const moe_plain plain{rows, nullptr, nullptr, nullptr, nullptr};
   size_t bytes = 0;
   CHECK(backend->weight_put(weight, 0, 0, 0, 2, &plain, &error) == MOE_OK);
   CHECK(backend->weight_finish(weight, &bytes, &error) == MOE_INVALID_ARGUMENT);
@@ -132,6 +132,6 @@ TEST_CASE("cpu: a bank with missing, doubled or wrong rows is refused") {
   CHECK(bytes >= 48);
   backend->release(MOE_KIND_WEIGHT, weight);
   const moe_part odd = integer_part(MOE_I4, 48);
-  const moe_weight_spec wrong{4, 3, 1, 0, 1, nullptr, nullptr, &odd};
+  const moe_weight_spec wrong{4, 3, 1, 0, 1, nullptr, nullptr, &odd, 0, nullptr};
   CHECK(backend->weight_begin(opened.device, &wrong, &weight, &error) == MOE_INVALID_ARGUMENT);
 }

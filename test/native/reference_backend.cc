@@ -101,12 +101,14 @@ TEST_CASE("reference backend: weights are checked, and hold the plain form") {
   CHECK(std::string(begin({4, 4, 1, false, float_part(MOE_I32)}).argument) == "store");
   CHECK(std::string(begin({4, 4, 1, false, integer_part(MOE_I4, 48)}).argument) == "group");
   CHECK(std::string(begin({4, 4, 1, false, integer_part(MOE_I4, 32, MOE_BF16)}).argument) == "scale");
-  CHECK(std::string(begin({4, 4, 1, false, {MOE_PART_BASE, MOE_I8, MOE_F16, MOE_F32, 32}}).argument) == "offset");
-  CHECK(std::string(begin({4, 4, 1, false, {MOE_PART_BASE, MOE_F16, MOE_F16, -1, 0}}).argument) == "scale");
+  CHECK(std::string(
+            begin({4, 4, 1, false, {MOE_PART_BASE, MOE_I8, MOE_F16, MOE_F32, 32, -1, 0, 0, 0, nullptr}}).argument) ==
+        "offset");
+  CHECK(std::string(begin({4, 4, 1, false, {MOE_PART_BASE, MOE_F16, MOE_F16, -1, 0, -1, 0, 0, 0, nullptr}}).argument) ==
+        "scale");
   CHECK(std::string(begin({4, 4, 1, false, float_part(MOE_F32), false, {5}}).argument) == "inOf");
   CHECK(std::string(begin({4, 4, 1, true, float_part(MOE_F32), false, {}, {3}}).argument) == "outOf");
-  CHECK(begin({4, 4, 1, false, float_part(MOE_F32)}, {{MOE_PART_BIAS, MOE_F32, -1, -1, 0}}).code ==
-        MOE_INVALID_ARGUMENT);
+  CHECK(begin({4, 4, 1, false, float_part(MOE_F32)}, {moe::bias_part()}).code == MOE_INVALID_ARGUMENT);
   CHECK(begin({int64_t{1} << 40, int64_t{1} << 40, 1, false, float_part(MOE_F32)}).code == MOE_INVALID_ARGUMENT);
 
   Case graph;
@@ -121,7 +123,7 @@ TEST_CASE("reference backend: weights are checked, and hold the plain form") {
   moe_error error{};
   CHECK(backend->weight_begin(session.device, &spec, &weight, &error) == MOE_OK);
   const float rows[6] = {1, 2, 3, 4, 5, 6};
-  const moe_plain plain{rows, nullptr, nullptr}, none{};
+  const moe_plain plain{rows, nullptr, nullptr, nullptr, nullptr}, none{};
   CHECK(backend->weight_put(weight, 0, 0, 1, 2, &plain, &error) == MOE_OK);
   CHECK(backend->weight_put(weight, 0, 0, 1, 1, &plain, &error) == MOE_INVALID_ARGUMENT);  // twice
   CHECK(backend->weight_put(weight, 1, 0, 0, 1, &plain, &error) == MOE_INVALID_ARGUMENT);

@@ -52,6 +52,89 @@ TEST_CASE("reference route: choice, gates and layout by hand") {
   CHECK(difference(results[routing.gate_of], {0.5, 2.0 / 7, 0.5, 5.0 / 7}) < 1e-7);
 }
 
+TEST_CASE("reference route: a ReLU router takes what is above zero") {
+  Case graph;
+  const int logits = graph.input(f32({3, 4}, {3, 0, 4, -1, -2, -0.0, not_a_number, -infinity, 1, 1, 1, 1}));
+  moe_route attributes = plain_route(MOE_RELU_NORM, 3, 4);
+  attributes.choice = MOE_CHOICE_NON_ZERO;
+  const Routing normed = add_route(graph, attributes, 3, {logits});
+  attributes.score = MOE_RELU_SCORE, attributes.renormalize = 1;
+  const Routing plain = add_route(graph, attributes, 3, {logits});
+  attributes.score = MOE_IDENTITY, attributes.renormalize = 0;
+  const int bias = graph.constant(f32({4}, {2, 9, 0, 9}));
+  const Routing biased = add_route(graph, attributes, 3, {logits, bias});
+  const auto results = reference(graph);
+  // A mean square of 25 / 4; nothing above zero: 0, not 0 / 0; at most top_k.
+  CHECK(results[normed.ids].values() == std::vector<double>{2, 0, -1, -1, -1, -1, 0, 1, 2});
+  CHECK(difference(results[normed.gates], {1.6, 1.2, 0, 0, 0, 0, 1, 1, 1}) < 1e-7);
+  CHECK(results[normed.offsets].values() == std::vector<double>{0, 2, 3, 5, 5});
+  CHECK(results[normed.row_of].values() == std::vector<double>{3, 0, -1, -1, -1, -1, 1, 2, 4});
+  CHECK(difference(results[plain.gates], {4.0 / 7, 3.0 / 7, 0, 0, 0, 0, 1.0 / 3, 1.0 / 3, 1.0 / 3}) < 1e-7);
+  CHECK(results[biased.ids].values() == std::vector<double>{0, 2, -1, -1, -1, -1, 1, 3, 0});
+  CHECK(results[biased.gates].values() == std::vector<double>{3, 4, 0, 0, 0, 0, 1, 1, 1});
+}
+
+TEST_CASE("reference route: epsilon keeps small scores small") {
+  Case graph;
+  const int logits = graph.input(f32({1, 2}, {3, -1}));
+  moe_route attributes = plain_route(MOE_RELU_NORM, 2, 2);
+  attributes.epsilon = 4.5f;
+  const Routing routing = add_route(graph, attributes, 1, {logits});
+  const auto results = reference(graph);
+  CHECK(results[routing.ids].values() == std::vector<double>{0, 1});
+  CHECK(results[routing.gates].values() == std::vector<double>{1, 0});
+}
+
+TEST_CASE("reference route: an expert takes tokens in order, up to its capacity") {
+  Case graph;
+  const int logits = graph.input(f32({4, 3}, {3, 1, 0, 3, 1, 0, 0, 1, 3, 3, 1, 0}));
+  moe_route attributes = plain_route(MOE_IDENTITY, 2, 3, 1);
+  attributes.capacity = 2;
+  const Routing routing = add_route(graph, attributes, 4, {logits});
+  // Experts 0 and 1 share a slot, but not a capacity; the id that is out of range and the one without a slot count.
+  const int group_of = graph.constant(i32({3}, {0, 0, -1})), ids = graph.input(i32({4, 2}, {0, 1, 7, 2, 2, 0, 2, 0})),
+            gates = graph.input(f32({4, 2}, {1, 2, 4, 8, 16, 32, 64, 128}));
+  attributes.renormalize = 0, attributes.slots = 1, attributes.coalesce = 1;
+  const Routing given = add_route(graph, attributes, 4, {-1, -1, group_of, ids, gates});
+  const auto results = reference(graph);
+  CHECK(results[routing.ids].values() == std::vector<double>{0, 1, 0, 1, 2, -1, -1, -1});
+  CHECK(results[routing.gates].values() == std::vector<double>{0.75, 0.25, 0.75, 0.25, 0.75, 0, 0, 0});
+  CHECK(results[routing.row_of].values() == std::vector<double>{0, 2, 1, 3, 4, -1, -1, -1});
+  CHECK(results[routing.offsets].values() == std::vector<double>{0, 2, 4, 5});
+  CHECK(results[given.ids].values() == std::vector<double>{0, 1, -1, 2, 2, 0, -1, -1});
+  CHECK(results[given.gates].values() == std::vector<double>{1, 2, 0, 8, 16, 32, 0, 0});
+  CHECK(results[given.row_of].values() == std::vector<double>{0, 0, -1, -1, -1, 1, -1, -1});
+  CHECK(results[given.gate_of].at(0) == 3);
+}
+
+TEST_CASE("reference route: experts choose tokens") {
+  Case graph;
+  const int logits = graph.input(f32({4, 3}, {5, 1, 2, 5, 2, not_a_number, 5, 3, 4, 0, 0, 3}));
+  moe_route attributes = plain_route(MOE_IDENTITY, 2, 3);
+  attributes.choice = MOE_CHOICE_EXPERT, attributes.capacity = 2;
+  const Routing routing = add_route(graph, attributes, 4, {logits});
+  attributes.capacity = 9, attributes.renormalize = 1, attributes.top_k = 3;
+  const Routing all = add_route(graph, attributes, 4, {graph.input(f32({4, 3}, {1, 1, 2, 0, 0, 0, 1, 0, 0, 3, 0, 1}))});
+  const auto results = reference(graph);
+  // Expert 0 takes tokens 0 and 1 (a tie), 1 takes 2 and 1, 2 takes 2 and 3.
+  CHECK(results[routing.ids].values() == std::vector<double>{0, -1, 0, 1, 1, 2, 2, -1});
+  CHECK(results[routing.gates].values() == std::vector<double>{5, 0, 5, 2, 3, 4, 3, 0});
+  CHECK(results[routing.token_of].values() == std::vector<double>{0, 1, 1, 2, 2, 3, -9, -9});
+  CHECK(results[all.ids].values() == std::vector<double>{0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2});
+  CHECK(results[all.gates].values() == std::vector<double>{0.25, 0.25, 0.5, 0, 0, 0, 1, 0, 0, 0.75, 0, 0.25});
+}
+
+TEST_CASE("reference route: a token that too many experts take keeps the first of them") {
+  Case graph;
+  const int logits = graph.input(f32({2, 3}, {1, 1, 1, 0, 0, 0}));
+  moe_route attributes = plain_route(MOE_IDENTITY, 2, 3);
+  attributes.choice = MOE_CHOICE_EXPERT, attributes.capacity = 1;
+  const Routing routing = add_route(graph, attributes, 2, {logits});
+  const auto results = reference(graph);
+  CHECK(results[routing.ids].values() == std::vector<double>{0, 1, -1, -1});
+  CHECK(results[routing.offsets].values() == std::vector<double>{0, 1, 2, 2});
+}
+
 TEST_CASE("reference route: bias chooses but does not weigh; group limits") {
   Case graph;
   const int logits = graph.input(f32({1, 6}, {1, 5, 2, 3, 0, 4})), bias = graph.constant(f32({6}, {10, 0, 0, 0, 0, 0}));
@@ -75,7 +158,7 @@ TEST_CASE("reference route: ids are distinct and in range whatever the logits ar
     if (pick.at(i) < 6) logits.set(i, specials[static_cast<size_t>(pick.at(i))]);
     if (i < 8) logits.set(i, not_a_number);
   }
-  for (const int32_t score : {MOE_SOFTMAX, MOE_SIGMOID, MOE_IDENTITY}) {
+  for (const int32_t score : {MOE_SOFTMAX, MOE_SIGMOID, MOE_IDENTITY, MOE_RELU_NORM, MOE_RELU_SCORE}) {
     for (const bool limited : {false, true}) {
       Case graph;
       const int x = graph.input(logits),
@@ -89,7 +172,8 @@ TEST_CASE("reference route: ids are distinct and in range whatever the logits ar
         for (int64_t j = 0; j < 4; ++j) {
           const double id = results[routing.ids].at(t * 4 + j);
           CHECK((id >= 0 && id < 8 && seen.insert(id).second));
-          if (score != MOE_IDENTITY) CHECK(std::isfinite(results[routing.gates].at(t * 4 + j)));
+          if (score != MOE_IDENTITY && score != MOE_RELU_SCORE)
+            CHECK(std::isfinite(results[routing.gates].at(t * 4 + j)));
         }
       }
       CHECK(results[routing.offsets].at(8) == 64 * 4);

@@ -7,15 +7,33 @@ import type { Value } from '../value.ts';
 export interface RouteOptions {
   /** E, columns of the logits. */
   experts: number;
-  /** K, choices a token. */
+  /** K, the most choices a token. */
   topK: number;
-  /** Of the logits, over all experts. Default 'softmax'. */
-  score?: 'softmax' | 'sigmoid' | 'identity' | undefined;
+  /**
+   * Of the logits. softmax: over all experts; relu: max(logit, 0); relu_norm: that, divided by
+   * √(its mean square over all experts + `epsilon`). Where a router has a positive weight per expert in that norm, it
+   * belongs into the expert's down projection. Default 'softmax'.
+   */
+  score?: 'softmax' | 'sigmoid' | 'identity' | 'relu_norm' | 'relu' | undefined;
+  /** Of 'relu_norm'. Default 1e-6. */
+  epsilon?: number | undefined;
+  /**
+   * top_k: the best `topK` experts of each token. non_zero: those whose score is above 0, the best `topK` of them
+   * where there are more. expert: each expert takes the `capacity` tokens with the best score for it, ties to the
+   * lower token; a token keeps the first `topK` experts that took it. Default 'top_k'.
+   */
+  choice?: 'top_k' | 'non_zero' | 'expert' | undefined;
+  /**
+   * The most tokens that an expert takes in one run, in order of the tokens; what is chosen beyond becomes none (id −1,
+   * gate 0) after the gates are renormalized. What a token gets then hangs on the other tokens of the run. 0: no limit;
+   * with choice 'expert' at least 1. Default 0.
+   */
+  capacity?: number | undefined;
   /** Gates are divided by their sum. Default false. */
   renormalize?: boolean | undefined;
   /** Multiplies the gates. Default 1. */
   scale?: number | undefined;
-  /** float [E], added for the choice only. */
+  /** float [E], added for the choice only; not with choice 'expert'. */
   bias?: Tensor | undefined;
   /** i32 [E], the slot of each expert in the bank. */
   groupOf?: Tensor | Int32Array | undefined;
@@ -23,23 +41,24 @@ export interface RouteOptions {
   slots?: number | undefined;
   /** Two choices of a token in one slot are one row with the summed gate. Default true. */
   coalesce?: boolean | undefined;
-  /** Experts are cut into this many equal runs, of which the best `keptGroups` stay. Default 1. */
+  /** Experts are cut into this many equal runs, of which the best `keptGroups` stay; choice 'top_k' only. Default 1. */
   expertGroups?: number | undefined;
   keptGroups?: number | undefined;
-  /** i32 [T, K]: nothing is chosen, these are. −1: none. */
+  /** i32 [T, K]: nothing is chosen, these are; `capacity` acts. −1: none. */
   ids?: Value | undefined;
   /** float [T, K], the gates of `ids`; without it they come from the logits. */
   gates?: Value | undefined;
 }
 
 /**
- * Chooses `topK` experts a token and lays out the rows of the bank; logits float [T, E]. Ties go to the lower index, NaN is the
- * lowest. Throws INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH.
+ * Chooses up to `topK` experts a token and lays out the rows of the bank; logits float [T, E]. Ties go to the lower index,
+ * NaN is the lowest. Throws INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH.
  */
 export function route(g: Assembly, logits: Value | undefined, options: RouteOptions): Routing {
   const { experts, topK, score = 'softmax', renormalize = false, scale = 1, coalesce = true } = requireObject(options);
   requireInteger(experts, 'experts');
   const { expertGroups = 1, keptGroups = expertGroups, bias, ids, gates } = options;
+  const { choice = 'top_k', capacity = 0, epsilon = 1e-6 } = options;
   // Copied: a later change of the caller's array must not change what `groupedBy` compares.
   const groupOf = isIndices(options.groupOf) ? Int32Array.from(options.groupOf) : options.groupOf;
   const slots = options.slots ?? slotsOf(groupOf, experts);
@@ -47,7 +66,20 @@ export function route(g: Assembly, logits: Value | undefined, options: RouteOpti
   const outputs = g.node(
     'route',
     { logits, bias, groupOf: table, ids, gates },
-    { score, topK, renormalize, coalesce, experts, slots, expertGroups, keptGroups, scale },
+    {
+      score,
+      topK,
+      renormalize,
+      coalesce,
+      experts,
+      slots,
+      expertGroups,
+      keptGroups,
+      scale,
+      choice,
+      capacity,
+      epsilon,
+    },
   );
   const output = (index: number): Value => required(outputs[index], 'route');
   return {

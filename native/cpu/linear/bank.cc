@@ -10,6 +10,7 @@
 #include "moe/checked.h"
 #include "moe/dtype.h"
 #include "moe/half.h"
+#include "moe/part.h"
 
 namespace moe::cpu {
 namespace {
@@ -20,7 +21,20 @@ void require(bool good, std::string_view argument, std::string_view expected, st
   if (!good) throw Error(MOE_INVALID_ARGUMENT, argument, expected, received);
 }
 
-bool integer_store(int32_t store) { return store == MOE_I8 || store == MOE_I4; }
+// What the tiles have no form for yet, by the name of the part.
+void refuse_parts(const moe_weight_spec &spec) {
+  const auto refuse = [](const char *what) {
+    throw Error(MOE_UNSUPPORTED, "parts", "a base of floats, i8 or i4, and a bias, on the cpu", what);
+  };
+  for (int32_t i = 0; i < spec.part_count; ++i) {
+    const int32_t kind = spec.parts[i].kind;
+    if (kind == MOE_PART_FACTOR_IN || kind == MOE_PART_FACTOR_OUT) refuse("low-rank factors");
+    if (kind == MOE_PART_ROWS) refuse("kept rows");
+    if (kind == MOE_PART_SPARSE) refuse("an n:m sparse part");
+    if (spec.parts[i].outer >= 0) refuse("dual-grained scales");
+  }
+  if (spec.base_of != nullptr) refuse("a base that slots share");
+}
 
 void check_base(const moe_part &part) {
   require(dtype_float(part.store) || integer_store(part.store), "store", "f32, f16, bf16, i8 or i4", text(part.store));
@@ -49,6 +63,7 @@ Bank::Bank(std::shared_ptr<Device> device, const moe_weight_spec &spec)
   require(spec.in >= 0 && spec.in < (int64_t{1} << 31), "in", "0 to 2^31", text(spec.in));
   require(spec.out >= 0 && spec.out < (int64_t{1} << 31), "out", "0 to 2^31", text(spec.out));
   require(spec.slots > 0, "slots", "at least 1", text(spec.slots));
+  refuse_parts(spec);
   for (int32_t i = 0; i < spec.part_count; ++i) {
     const moe_part &part = spec.parts[i];
     require(part.kind == MOE_PART_BASE || part.kind == MOE_PART_BIAS, "parts", "a base and at most one bias",

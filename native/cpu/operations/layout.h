@@ -28,10 +28,20 @@ struct AttentionScratch {
 };
 AttentionScratch attention_scratch(const Context &c);
 
+// A token as an expert that chooses sees it.
+struct Candidate {
+  float score;
+  int32_t token;
+  bool before(const Candidate &other) const {
+    return score > other.score || (score == other.score && token < other.token);
+  }
+};
 struct RouteScratch {
   int64_t exponentials;  // f64 [threads][E]
-  int64_t scores;        // f32 [threads][E]
+  int64_t scores;        // f32 [threads][E]; [T][E] where experts choose
   int64_t choices;       // f32 [threads][E + expert_groups]
+  int64_t candidates;    // Candidate [threads][T], where experts choose
+  int64_t last_taken;    // Candidate [E], where experts choose
   int64_t ids;           // i32 [T][K]
   int64_t gates;         // f32 [T][K]
   int64_t rank;          // i32 [E]: place of an expert in order of (slot, id)

@@ -3,8 +3,10 @@
 // Layout: logits [T, E], ids and gates [T, K], row_of [T, K], token_of and gate_of [R = T·K], offsets [S + 1]; all
 // dense, row-major. Scores are taken in double and rounded once to f32, so that order and ties do not hang on the
 // accuracy of an approximation. The rows are a stable counting sort: one pass counts, one places.
+// Where experts choose, each finds the last token that it takes by selection, in O(T); a token then compares its row of
+// scores with those of the last taken, so that nothing is written by two threads.
 // Bound: T·E exponentials (softmax, sigmoid) against the E·H products of the router before it, so far below 1 %; the
-// sort moves T·K·16 bytes and is serial.
+// sort moves T·K·16 bytes and is serial, and so is the drop at a capacity.
 // Reached: 2.3 µs a token at 128 experts, top-8 (AVX-512, 2 Cascade Lake cores, 2026-11-22; docs/performance.md).
 #include <algorithm>
 #include <cmath>
@@ -29,6 +31,15 @@ void score_row(const moe_route &a, const float *logits, double *exponentials, fl
   } else if (a.score == MOE_SIGMOID) {
     for (int32_t e = 0; e < a.experts; ++e)
       scores[e] = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(clean(logits[e])))));
+  } else if (a.score == MOE_RELU_SCORE || a.score == MOE_RELU_NORM) {
+    double squares = 0;
+    for (int32_t e = 0; e < a.experts; ++e) {
+      scores[e] = clean(logits[e]) > 0 ? clean(logits[e]) : 0;
+      squares += static_cast<double>(scores[e]) * static_cast<double>(scores[e]);
+    }
+    if (a.score == MOE_RELU_SCORE || squares == 0) return;  // no logit is above 0: 0, whatever epsilon is
+    const double norm = std::sqrt(squares / a.experts + static_cast<double>(a.epsilon));
+    for (int32_t e = 0; e < a.experts; ++e) scores[e] = static_cast<float>(static_cast<double>(scores[e]) / norm);
   } else {
     double sum = 0;
     float largest = -largest_logit;
@@ -83,11 +94,39 @@ void choose(const moe_route &a, const float *scores, const float *bias, float *c
   for (int32_t e = 0; e < a.experts; ++e) {
     choices[e] = bias != nullptr ? scores[e] + bias[e] : scores[e];
     if (std::isnan(choices[e])) choices[e] = lowest;
+    if (a.choice == MOE_CHOICE_NON_ZERO && !(scores[e] > 0)) choices[e] = excluded;
   }
   if (a.expert_groups > 1) limit_groups(a, bias != nullptr, choices);
   std::fill(ids, ids + a.top_k, -1);
   BestList best{ids, choices, a.top_k};
   for (int32_t e = 0; e < a.experts; ++e) best.offer(e);
+}
+
+// The last of the tokens that expert `e` takes; candidates: room for all tokens, of which there are some.
+Candidate last_taken(const moe_route &a, int32_t e, const float *scores, int32_t tokens, Candidate *candidates) {
+  for (int32_t t = 0; t < tokens; ++t) candidates[t] = {scores[int64_t{t} * a.experts + e], t};
+  Candidate *const last = candidates + std::min(a.capacity, tokens) - 1;
+  std::nth_element(candidates, last, candidates + tokens,
+                   [](const Candidate &one, const Candidate &other) { return one.before(other); });
+  return *last;
+}
+
+// The experts that took token t, up to top_k, in ascending order.
+void list_takers(const moe_route &a, int32_t t, const float *scores, const Candidate *last, int32_t *ids) {
+  int32_t count = 0;
+  for (int32_t e = 0; e < a.experts && count < a.top_k; ++e)
+    if (!last[e].before({scores[e], t})) ids[count++] = e;
+  std::fill(ids + count, ids + a.top_k, -1);
+}
+
+// Of each expert's choices all after the first `capacity` become none; taken: room for E counts.
+void drop(const moe_route &a, int64_t choices, int32_t *ids, float *gates, int32_t *taken) {
+  std::fill(taken, taken + a.experts, 0);
+  for (int64_t i = 0; i < choices; ++i) {
+    if (ids[i] < 0 || taken[ids[i]]++ < a.capacity) continue;
+    ids[i] = -1;
+    gates[i] = 0;
+  }
 }
 
 // raw(j): the gate of choice j before renormalisation; in double, rounded once.
@@ -187,20 +226,38 @@ void route(const Context &c) {
   const Operand &logits = c.input[0], &given_ids = c.input[3], &given_gates = c.input[4];
   const float *bias = c.input[1].as<const float>();
   const int64_t tokens = logits ? logits.rows : given_ids.rows, words = sizeof(float);
+  const bool scored = !(given_ids && given_gates), by_experts = a.choice == MOE_CHOICE_EXPERT && !given_ids;
   const auto output = [&](int index, int64_t otherwise) {
     return c.output[index] ? c.output[index].data : otherwise >= 0 ? c.scratch + otherwise : nullptr;
   };
   int32_t *ids = static_cast<int32_t *>(output(0, at.ids));
   float *gates = static_cast<float *>(output(1, at.gates));
+  int32_t *counts = reinterpret_cast<int32_t *>(c.scratch + at.counts);
+  float *all_scores = reinterpret_cast<float *>(c.scratch + at.scores);  // [T][E], or [threads][E]
+  Candidate *last = reinterpret_cast<Candidate *>(c.scratch + at.last_taken);
+  const auto score_token = [&](int64_t t, int thread, float *scores) {
+    double *exponentials = reinterpret_cast<double *>(c.scratch + at.exponentials) + int64_t{thread} * a.experts;
+    score_row(a, logits.as<const float>() + t * a.experts, exponentials, scores);
+  };
+  if (by_experts && tokens > 0) {
+    c.parallel_for(tokens, tokens * a.experts * 40,
+                   [&](int64_t t, int thread) { score_token(t, thread, all_scores + t * a.experts); });
+    c.parallel_for(a.experts, tokens * a.experts * 20, [&](int64_t e, int thread) {
+      Candidate *candidates = reinterpret_cast<Candidate *>(c.scratch + at.candidates) + thread * tokens;
+      last[e] = last_taken(a, static_cast<int32_t>(e), all_scores, static_cast<int32_t>(tokens), candidates);
+    });
+  }
   c.parallel_for(tokens, tokens * a.experts * 40, [&](int64_t t, int thread) {
-    float *scores = reinterpret_cast<float *>(c.scratch + at.scores + thread * a.experts * words);
+    float *scores = all_scores + (by_experts ? t : thread) * a.experts;
     float *choices =
         reinterpret_cast<float *>(c.scratch + at.choices + thread * (int64_t{a.experts} + a.expert_groups) * words);
-    double *exponentials = reinterpret_cast<double *>(c.scratch + at.exponentials) + int64_t{thread} * a.experts;
     const int64_t first = t * a.top_k;
-    const bool scored = !(given_ids && given_gates);
-    if (scored) score_row(a, logits.as<const float>() + t * a.experts, exponentials, scores);
-    if (!given_ids) choose(a, scores, bias, choices, ids + first);
+    if (by_experts) {
+      list_takers(a, static_cast<int32_t>(t), scores, last, ids + first);
+    } else {
+      if (scored) score_token(t, thread, scores);
+      if (!given_ids) choose(a, scores, bias, choices, ids + first);
+    }
     for (int32_t j = 0; j < a.top_k && given_ids; ++j) {
       const int32_t id = given_ids.as<const int32_t>()[first + j];
       ids[first + j] = id >= 0 && id < a.experts ? id : -1;
@@ -214,6 +271,7 @@ void route(const Context &c) {
         },
         gates + first);
   });
+  if (a.capacity > 0 && !by_experts) drop(a, tokens * a.top_k, ids, gates, counts);
   const Rows rows{a,
                   tokens,
                   ids,
@@ -224,7 +282,7 @@ void route(const Context &c) {
                   static_cast<float *>(output(4, -1)),
                   static_cast<int32_t *>(output(5, -1)),
                   reinterpret_cast<int32_t *>(c.scratch + at.rank),
-                  reinterpret_cast<int32_t *>(c.scratch + at.counts)};
+                  counts};
   if (a.coalesce && rows.group_of != nullptr) {
     rows.by_slot();
   } else {

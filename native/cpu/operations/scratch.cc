@@ -50,8 +50,11 @@ RouteScratch route_scratch(const Context &c) {
   RouteScratch s{};
   Regions regions;
   s.exponentials = regions.take(int64_t{c.threads} * a.experts, 8);
-  s.scores = regions.take(int64_t{c.threads} * a.experts);
+  const bool by_experts = a.choice == MOE_CHOICE_EXPERT && !c.input[3];
+  s.scores = regions.take(checked_multiply(by_experts ? tokens : c.threads, a.experts, "scratch"));
   s.choices = regions.take(c.threads * (int64_t{a.experts} + a.expert_groups));
+  s.candidates = regions.take(by_experts ? checked_multiply(c.threads, tokens, "scratch") : 0, sizeof(Candidate));
+  s.last_taken = regions.take(by_experts ? a.experts : 0, sizeof(Candidate));
   s.ids = regions.take(choices);
   s.gates = regions.take(choices);
   s.rank = regions.take(a.experts);

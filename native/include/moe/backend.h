@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-#define MOE_ABI 1
+#define MOE_ABI 2
 
 /* Codes come in groups with gaps; docs/errors.md says what to do about each. native/core/error.cc holds the names. */
 enum moe_code {
@@ -128,36 +128,59 @@ typedef struct {
 /* ---- weights: docs/weights.md draws the plain form --------------------------------------------------------------- */
 
 enum moe_part_kind {
-  MOE_PART_BASE = 0, /* [out, in] a slot */
-  MOE_PART_BIAS = 1  /* f32 [out] a slot */
+  MOE_PART_BASE = 0,       /* [out, in] a slot */
+  MOE_PART_BIAS = 1,       /* f32 [out] a slot */
+  MOE_PART_FACTOR_IN = 2,  /* A [rank, in] a slot, float; always with FACTOR_OUT */
+  MOE_PART_FACTOR_OUT = 3, /* B [out, rank] a slot, float; `size` and `ragged` as FACTOR_IN */
+  MOE_PART_ROWS = 4,       /* whole rows [count, in] a slot, each with the output row that it adds to */
+  MOE_PART_SPARSE = 5      /* n kept of every m inputs: [out, ceil(in / m)·n] a slot, each with its place among the m */
 };
 
-/* How a part is kept. Quantized base (store I8 or I4): w[n, k] = scale[n, k / group] · code[n, k] − offset[n, k /
- * group]. */
+/* How a part is kept. A matrix part is BASE, FACTOR_IN, FACTOR_OUT, ROWS or SPARSE; each kind comes at most once, in
+ * any order, and at least one matrix part is there. Quantized (store I8 or I4; BASE, ROWS, SPARSE):
+ *   w[n, k] = scale[n, k / group] · code[n, k] − offset[n, k / group], where `outer` is absent;
+ *   w[n, k] = outer[n] · scale[n, k / group] · code[n, k], where it is given (dual-grained): scales are then integers
+ *             from 1, and |scale · code| ≤ 127, so that a row is one 8-bit matrix row under one scale.
+ * Groups count dense inputs, also where only some of them are kept (SPARSE). */
 typedef struct {
   int32_t kind;
-  int32_t store;  /* F32, F16, BF16, I8, I4 */
-  int32_t scale;  /* dtype of scales: F16 or F32; -1 for float stores */
-  int32_t offset; /* dtype of offsets: as scale; -1 where symmetric */
-  int32_t group;  /* inputs that share a scale: 32, 64, 128; 0: the whole row (channel) */
+  int32_t store;         /* F32, F16, BF16, I8, I4 */
+  int32_t scale;         /* dtype of scales: F16 or F32, I8 under an outer scale; -1 for float stores */
+  int32_t offset;        /* dtype of offsets: as scale; -1 where symmetric, as under an outer scale and in SPARSE */
+  int32_t group;         /* inputs that share a scale: 32, 64, 128; 0: the whole row (channel) */
+  int32_t outer;         /* dtype of the one outer scale a row: F16 or F32; -1: none */
+  int32_t n, m;          /* SPARSE: 1 ≤ n < m ≤ 256, m divides a group that is not 0; else 0 */
+  int32_t size;          /* FACTOR_IN, FACTOR_OUT: the largest rank of a slot; ROWS: the largest count; ≥ 1; else 0 */
+  const int32_t *ragged; /* as `size`: [slots], 0 to size for each slot; NULL: every slot has `size` */
 } moe_part;
 
 enum moe_activation_mode { MOE_EXACT = 0, MOE_INT8 = 1, MOE_AUTO = 2 };
 
 /* A bank: `slots` matrices of one form. gated: each slot's rows are `out/2` gate rows, then `out/2` up rows, and the
  * linear that uses it has a gated activation. in_of/out_of give each slot's own widths (≤ in, ≤ out) where they differ,
- * else NULL. */
+ * else NULL.
+ * base_of (delta form): slots share base matrices. The base part has base_slots slots, slot s adds its own other parts
+ * to base slot base_of[s], and all slots have the same widths (in_of, out_of NULL). NULL: each slot has its own base,
+ * base_slots is 0. */
 typedef struct {
   int64_t in, out;
   int32_t slots, gated, part_count;
   const int64_t *in_of, *out_of;
   const moe_part *parts;
+  int32_t base_slots;
+  const int32_t *base_of; /* [slots], 0 to base_slots − 1 */
 } moe_weight_spec;
 
-/* Host rows in the plain form: values [rows, in of the slot], tightly packed (an I4 row is ceil(in / 2) bytes);
- * scale and offset [rows, groups], groups = ceil(in / group), 1 where group is 0. A bias: values f32 [rows]. */
+/* Host rows in the plain form, tightly packed (an I4 row is ceil(columns / 2) bytes). The rows of a slot are its outputs,
+ * but the rank for FACTOR_IN and the count for ROWS; a slot of rank 0 has no row in either factor.
+ *   values        [rows, columns]: columns = in of the slot, 1 for a BIAS, the slot's rank for FACTOR_OUT,
+ *                 ceil(in / m)·n for SPARSE
+ *   scale, offset [rows, groups], groups = ceil(in / group), 1 where group is 0
+ *   outer         [rows]
+ *   index         ROWS: i32 [rows], the output row of each, ascending within the slot. SPARSE: u8 [rows, columns], place
+ *                 0 to m − 1 among its m inputs, ascending within them; a place past `in` has value 0. */
 typedef struct {
-  const void *values, *scale, *offset;
+  const void *values, *scale, *offset, *outer, *index;
 } moe_plain;
 
 /* ---- runs ------------------------------------------------------------------------------------------------------ */
@@ -214,7 +237,7 @@ typedef struct {
               moe_error *error);
 
   /* begin, then put every row of every part of every slot once in any order, then finish. bytes: what the packed bank
-   * holds. */
+   * holds. What weight_spec.h checks is refused: kernels may rely on indices and codes. */
   int (*weight_begin)(moe_device *device, const moe_weight_spec *spec, moe_weight **weight, moe_error *error);
   int (*weight_put)(moe_weight *weight, int32_t part, int32_t slot, int64_t row, int64_t rows, const moe_plain *plain,
                     moe_error *error);

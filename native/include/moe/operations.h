@@ -53,18 +53,22 @@ enum moe_activation {
   MOE_GEGLU = 6   /* gelu_tanh(gate) · up */
 };
 
-/* Dense (no offsets): y[t] = activation(x[t]·Wᵀ + bias) + residual[t], one slot.
- * Grouped: row r of slot s, offsets[s] ≤ r < offsets[s+1], y[r] = activation(x[token_of[r]]·W_sᵀ + bias_s); without
- * token_of x[r] itself is read. Rows ≥ offsets[S] are left as they are. Columns past a slot's own width are written as
- * 0.
+/* Dense (no offsets): y[t] = activation(z_0(x[t])) + residual[t], one slot.
+ * Grouped: row r of slot s, offsets[s] ≤ r < offsets[s+1], y[r] = activation(z_s(x[token_of[r]])); without token_of x[r]
+ * itself is read. Rows ≥ offsets[S] are left as they are. Columns past a slot's own width are written as 0.
+ * z_s is the sum of the bank's parts (backend.h) of slot s, each where it is there; a gated activation acts on it:
+ *   z_s(x) = Base·x + B·(A·x) + S·x + bias + rows, where kept row i adds row_i·x to output index[i], and Base is that of
+ *   base_of[s] in the delta form. A·x stays at least f32.
  * in: x float [T or R, in], weight bank, token_of? i32 [R], offsets? i32 [S + 1], residual? float as y (dense only)
  * out: y float [T or R, out; out/2 where gated]
  *
- * mode MOE_INT8, integer banks only: each row of x is quantized once, in blocks of the bank's group along `in` (the
- * whole row where it is 0): step = max|x| / 127 in f32, code = round-half-even(x / step) in f32, within ±127, 0 where
- * step is 0; a block with a NaN or an infinity gives NaN, never an ordinary number (step NaN, codes 0);
- * y = Σ_blocks step · (scale · Σ code_w·code_x − offset · Σ code_x), inner sums exact. MOE_AUTO: what the device does
- * best. */
+ * mode MOE_INT8, banks with an integer BASE, ROWS or SPARSE: for each such part x is quantized once a row, in blocks of
+ * the part's group along `in` (the whole row where it is 0, and under an outer scale): step = max|x| / 127 in f32, code
+ * = round-half-even(x / step) in f32, within ±127, 0 where step is 0; a block with a NaN or an infinity gives NaN, never
+ * an ordinary number (step NaN, codes 0). Inner sums are exact:
+ *   Σ_blocks step · (scale · Σ code_w·code_x − offset · Σ code_x);   under an outer scale
+ *   step · outer · Σ scale·code_w·code_x.
+ * A, B and float parts see x itself. MOE_AUTO: what the device does best. */
 typedef struct {
   int32_t activation, mode;
   int32_t dtype; /* of y */
@@ -113,19 +117,38 @@ typedef struct {
   float alpha, beta;
 } moe_map;
 
-enum moe_score_kind { MOE_SOFTMAX = 0, MOE_SIGMOID = 1, MOE_IDENTITY = 2 };
-/* Chooses top_k experts a token and lays out the rows of the bank that will run.
+enum moe_score_kind {
+  MOE_SOFTMAX = 0, /* over all E */
+  MOE_SIGMOID = 1,
+  MOE_IDENTITY = 2,  /* the logit */
+  MOE_RELU_NORM = 3, /* r / sqrt(mean over E of r² + epsilon), r = max(logit, 0); 0 where r is 0 */
+  MOE_RELU_SCORE = 4 /* max(logit, 0) */
+};
+enum moe_choice_kind {
+  MOE_CHOICE_TOP_K = 0,
+  MOE_CHOICE_NON_ZERO = 1, /* a ReLU router: however many experts a token has, up to top_k */
+  MOE_CHOICE_EXPERT = 2    /* experts choose tokens */
+};
+/* Chooses up to top_k experts a token and lays out the rows of the bank that will run.
  *   logits NaN count as the lowest; all are clamped to ±3e38 first, so ids are always in range and distinct.
- *   score  = softmax over all E (or sigmoid, or the logit), rounded to f32: all below compares f32 values, so ties are
- *            alike everywhere
- *   choice = score + bias in f32, NaN counts as −infinity;
- *            where expert_groups > 1: the experts are cut into expert_groups equal runs, a run counts the f32 sum of
- *            its best two choices if `bias` is given, else its best; the best kept_groups runs stay. Then the top_k
- *            largest. Ties go to the lower index. A column of ids holds the j-th best choice.
- *   gate   = score of the chosen (never the bias); renormalize: divided by their sum (if it is not 0); times scale.
- * Where `ids` is given nothing is chosen: gates come from `gates`, or from the scores of `logits` at ids; renormalize
- * and scale then act as above. An id outside [0, E) is stored as −1, gate 0, and means none. An id whose group_of is
- * outside [0, S) keeps id and gate but has no row (row_of −1).
+ *   score  = as moe_score_kind says, in double, rounded to f32: all below compares f32 values, so ties are alike
+ *            everywhere
+ *   choice = TOP_K: the top_k largest of score + bias in f32, where NaN counts as −infinity. Where expert_groups > 1
+ *            the experts are first cut into expert_groups equal runs, a run counts the f32 sum of its best two
+ *            choices if `bias` is given, else its best; the best kept_groups runs stay.
+ *            NON_ZERO: as TOP_K among the experts with score > 0; no groups.
+ *            Both: ties go to the lower index; column j of ids holds the j-th best choice, −1 past the last one.
+ *            EXPERT: each expert takes the `capacity` ≥ 1 tokens (all, where T is less) with the largest score for it,
+ *            ties to the lower token; no bias, no groups. A row of ids holds the experts that took the token, in
+ *            ascending order, −1 past the last one; of more than top_k the first top_k stay.
+ *   gate   = score of the chosen (never the bias), 0 where id is −1; renormalize: divided by their sum (if it is not
+ *            0); times scale.
+ *   drop   = where capacity > 0 and choice is not EXPERT: of each expert's choices, in order of (token, j) over the T
+ *            tokens of the run, the first `capacity` stay; the others become id −1, gate 0, in place. Experts are
+ *            those of ids, not slots. Gates are renormalized before, so what is left of a token may sum to less.
+ * Where `ids` is given nothing is chosen (choice is TOP_K): gates come from `gates`, or from the scores of `logits` at
+ * ids; renormalize, scale and drop then act as above. An id outside [0, E) is stored as −1, gate 0, and means none. An
+ * id whose group_of is outside [0, S) keeps id and gate but has no row (row_of −1).
  *   slot   = group_of[id], or id itself. Rows lie in order of (slot, id, token), stable; where `coalesce` is set and
  *            group_of is given, two choices of one token in one slot are one row, its gate the sum (in order of j), in
  *            order of (slot, token).
@@ -137,6 +160,8 @@ typedef struct {
   int32_t experts, slots;             /* E; S = experts where there is no group_of */
   int32_t expert_groups, kept_groups; /* 1, 1: no group limit */
   float scale;
+  int32_t choice, capacity; /* capacity 0: no limit */
+  float epsilon;            /* of MOE_RELU_NORM */
 } moe_route;
 
 /* y[t] = residual[t] + Σ gate_of[r] · rows[r] over the distinct rows r = row_of[t, j] ≥ 0, in order of their first j,

@@ -1,5 +1,6 @@
 /** The experts of a layer, made of route, linear and combine. */
 import { type Dtype, type ExpertKind, formatName, type WeightFormat } from '../../../lib/index.ts';
+import type { Parts } from '../bank-data.ts';
 import type { Case } from '../kit.ts';
 import { merged } from './routing.ts';
 
@@ -13,6 +14,8 @@ interface Layer {
   bias?: boolean;
   shared?: boolean;
   dtype?: Dtype;
+  /** Default: a base of the format alone. */
+  parts?: Parts;
 }
 
 function layer(title: string, options: Layer): Case {
@@ -35,7 +38,10 @@ function layer(title: string, options: Layer): Case {
       const x = k.x(tokens, 60, dtype);
       const routing = k.g.route(k.x(tokens, experts, 'f32', 'logits'), { experts, topK: 4, renormalize: true });
       const slots = groupOf ? Math.max(...groupOf) + 1 : experts;
-      const bank = await k.bank(kind, slots, 60, 72, format, { bias, ...(groupOf && { groupOf }) });
+      const bank = await k.bank(kind, slots, 60, 72, options.parts ?? { format }, {
+        bias,
+        ...(groupOf && { groupOf }),
+      });
       const extras = shared
         ? { shared: k.x(tokens, 60, dtype, 'shared'), sharedGate: k.x(tokens, 1, dtype, 'sharedGate'), residual: x }
         : {};
@@ -59,5 +65,26 @@ export const experts: readonly Case[] = [
   layer('biases', { kind: 'relu', format: { format: 'int4' }, mode: 'exact', bias: true }),
   layer('merged', { kind: 'swiglu', format: { format: 'f32' }, mode: 'exact', groupOf: merged(60, 9), tokens: 33 }),
   layer('merged', { kind: 'silu', format: { format: 'int4' }, mode: 'exact', groupOf: merged(60, 9), tokens: 33 }),
+  layer('with low rank and kept rows, no base, merged', {
+    kind: 'swiglu',
+    format: { format: 'bf16' },
+    mode: 'exact',
+    groupOf: merged(60, 9),
+    tokens: 33,
+    parts: { lowRank: { rank: 8 }, rows: { count: 11, format: { format: 'bf16' } } },
+  }),
+  layer('a low rank each over 9 bases', {
+    kind: 'swiglu',
+    format: { format: 'int4' },
+    mode: 'int8',
+    tokens: 33,
+    parts: { format: { format: 'int4' }, baseOf: [...merged(60, 9)], lowRank: { rank: 8 } },
+  }),
+  layer('2:4', {
+    kind: 'gelu',
+    format: { format: 'int8' },
+    mode: 'int8',
+    parts: { sparse: { n: 2, m: 4, format: { format: 'int8' } } },
+  }),
   layer('no tokens', { kind: 'gelu_tanh', format: { format: 'int8' }, mode: 'int8', tokens: 0 }),
 ];

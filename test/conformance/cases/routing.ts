@@ -1,5 +1,6 @@
 /** route and combine. */
 import type { Dtype, RouteOptions, Routing } from '../../../lib/index.ts';
+import type { BoundName } from '../compare.ts';
 import { type Case, fromDtype, type Kit, type Live, rowsBelow } from '../kit.ts';
 
 const nan = Number.NaN;
@@ -16,17 +17,18 @@ function outputs(k: Kit, routing: Routing): void {
 
 interface Choose extends RouteOptions {
   tokens: number;
+  bound?: BoundName;
   dtype?: Dtype;
   logits?: (k: Kit) => Float32Array;
   biased?: boolean;
 }
 
 function choose(title: string, options: Choose): Case {
-  const { tokens, dtype = 'f32', logits, biased, ...attributes } = options;
+  const { tokens, bound = 'transcendental', dtype = 'f32', logits, biased, ...attributes } = options;
   const { experts } = options;
   return {
     title,
-    bound: 'transcendental',
+    bound,
     async build(k) {
       const values = logits?.(k) ?? k.normal(tokens * experts, 2);
       const bias = biased ? await k.tensor('f32', [experts], k.normal(experts, 0.2)) : undefined;
@@ -60,6 +62,11 @@ function given(title: string, options: Given): Case {
 export const merged = (experts: number, slots: number): Int32Array =>
   Int32Array.from({ length: experts }, (_, e) => (e * 7) % slots);
 const someNone = (k: Kit): Int32Array => k.ints(33 * 3, -1, 9);
+/** [tokens, experts] of eight values, every fifth row all below zero. */
+const tied = (tokens: number, experts: number) => (k: Kit) =>
+  Float32Array.from(k.ints(tokens * experts, -4, 4), (value, i) =>
+    Math.floor(i / experts) % 5 === 4 ? -1 - Math.abs(value) : value,
+  );
 
 /** Rows of special logits, [8, 60]. */
 function badLogits(k: Kit): Float32Array {
@@ -121,7 +128,132 @@ export const route: readonly Case[] = [
   choose('merged, rows apart', { experts: 60, topK: 8, tokens: 19, groupOf: merged(60, 9), coalesce: false }),
   choose('merged into one', { experts: 16, topK: 4, tokens: 19, groupOf: new Int32Array(16), renormalize: true }),
   choose('merged, slots that no expert has', { experts: 16, topK: 4, tokens: 19, groupOf: merged(16, 3), slots: 11 }),
-  ...(['softmax', 'sigmoid', 'identity'] as const).flatMap((score) => [
+  choose('ReLU and norm, top 8 of 257', { experts: 257, topK: 8, tokens: 17, score: 'relu_norm', scale: 1.5 }),
+  choose('what is above zero', { experts: 60, topK: 60, tokens: 17, score: 'relu_norm', choice: 'non_zero' }),
+  choose('what is above zero, a large epsilon, renormalized', {
+    experts: 72,
+    topK: 40,
+    tokens: 9,
+    score: 'relu_norm',
+    epsilon: 10,
+    choice: 'non_zero',
+    renormalize: true,
+  }),
+  choose('what is above zero, ties, tokens without a choice, more than fit', {
+    experts: 257,
+    topK: 9,
+    tokens: 21,
+    score: 'relu',
+    choice: 'non_zero',
+    logits: tied(21, 257),
+    bound: 'exact',
+  }),
+  choose('what is above zero, with a bias', {
+    experts: 72,
+    topK: 12,
+    tokens: 21,
+    score: 'relu',
+    choice: 'non_zero',
+    biased: true,
+    bound: 'exact',
+  }),
+  choose('what is above zero, bf16 logits, merged, coalesced, a capacity', {
+    experts: 72,
+    topK: 72,
+    tokens: 21,
+    dtype: 'bf16',
+    score: 'relu_norm',
+    choice: 'non_zero',
+    groupOf: merged(72, 5),
+    capacity: 4,
+  }),
+  choose('what is above zero, no tokens', { experts: 60, topK: 60, tokens: 0, score: 'relu', choice: 'non_zero' }),
+  choose('capacity 1, top 1', { experts: 60, topK: 1, tokens: 200, capacity: 1 }),
+  choose('capacity 5, renormalized', { experts: 512, topK: 16, tokens: 200, capacity: 5, renormalize: true }),
+  choose('a capacity of experts, not slots, coalesced', {
+    experts: 60,
+    topK: 8,
+    tokens: 64,
+    groupOf: merged(60, 9),
+    capacity: 3,
+  }),
+  choose('a capacity, limited runs', {
+    experts: 72,
+    topK: 6,
+    tokens: 64,
+    expertGroups: 8,
+    keptGroups: 3,
+    capacity: 2,
+    logits: tied(64, 72),
+  }),
+  choose('a capacity, no tokens', { experts: 60, topK: 4, tokens: 0, capacity: 2 }),
+  choose('experts choose, 60 of them', { experts: 60, topK: 8, tokens: 33, choice: 'expert', capacity: 4 }),
+  choose('experts choose one token each, 257 of them', {
+    experts: 257,
+    topK: 257,
+    tokens: 40,
+    choice: 'expert',
+    capacity: 1,
+    renormalize: true,
+  }),
+  choose('experts choose, ties, more than fit', {
+    experts: 72,
+    topK: 6,
+    tokens: 65,
+    score: 'identity',
+    choice: 'expert',
+    capacity: 13,
+    logits: tied(65, 72),
+    bound: 'exact',
+  }),
+  choose('experts choose, top 16 of 512', { experts: 512, topK: 16, tokens: 130, choice: 'expert', capacity: 2 }),
+  choose('experts choose, fewer tokens than their capacity', {
+    experts: 60,
+    topK: 7,
+    tokens: 3,
+    score: 'sigmoid',
+    choice: 'expert',
+    capacity: 100,
+  }),
+  choose('experts choose, one token', { experts: 60, topK: 60, tokens: 1, choice: 'expert', capacity: 1 }),
+  choose('experts choose, no tokens', { experts: 60, topK: 4, tokens: 0, choice: 'expert', capacity: 2 }),
+  choose('experts choose, f16 logits, merged, coalesced', {
+    experts: 60,
+    topK: 8,
+    tokens: 33,
+    dtype: 'f16',
+    choice: 'expert',
+    capacity: 5,
+    groupOf: merged(60, 9),
+  }),
+  choose('experts choose, merged, rows apart', {
+    experts: 60,
+    topK: 8,
+    tokens: 33,
+    choice: 'expert',
+    capacity: 5,
+    groupOf: merged(60, 9),
+    coalesce: false,
+  }),
+  ...(['softmax', 'sigmoid', 'identity', 'relu_norm', 'relu'] as const).flatMap((score) => [
+    choose(`${score}, NaN and infinite logits, what is above zero, capacity 2`, {
+      experts: 60,
+      topK: 60,
+      tokens: 8,
+      score,
+      choice: 'non_zero',
+      capacity: 2,
+      logits: badLogits,
+    }),
+    choose(`${score}, NaN and infinite logits, experts choose`, {
+      experts: 60,
+      topK: 4,
+      tokens: 8,
+      score,
+      choice: 'expert',
+      capacity: 3,
+      logits: badLogits,
+    }),
     choose(`${score}, NaN and infinite logits`, { experts: 60, topK: 4, tokens: 8, score, logits: badLogits }),
     choose(`${score}, NaN and infinite logits, limited runs`, {
       experts: 60,
@@ -166,6 +298,17 @@ export const route: readonly Case[] = [
     choices: someNone,
     gated: 'f32',
     groupOf: merged(9, 2),
+  }),
+  given('given ids, capacity 2', { experts: 9, topK: 3, tokens: 33, choices: someNone, gated: 'f32', capacity: 2 }),
+  given('given ids, gates from the logits, merged, coalesced, capacity 3', {
+    experts: 9,
+    topK: 3,
+    tokens: 33,
+    choices: someNone,
+    withLogits: true,
+    renormalize: true,
+    groupOf: merged(9, 2),
+    capacity: 3,
   }),
   given('given ids, all none', {
     experts: 9,

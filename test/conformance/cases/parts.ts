@@ -1,0 +1,183 @@
+/** linear over every part of a bank, alone and together: low rank, kept rows, n:m sparse, shared bases, dual-grained scales. */
+import { type Activation, formatName, type WeightFormat, type WeightSpec } from '../../../lib/index.ts';
+import type { Parts } from '../bank-data.ts';
+import type { Case } from '../kit.ts';
+import { rowsBelow } from '../kit.ts';
+
+type Mode = 'exact' | 'int8';
+
+const f32: WeightFormat = { format: 'f32' };
+const f16: WeightFormat = { format: 'f16' };
+const bf16: WeightFormat = { format: 'bf16' };
+const int8: WeightFormat = { format: 'int8' };
+const int4: WeightFormat = { format: 'int4' };
+const sparse = (n: number, m: number, format: WeightFormat): Parts => ({ sparse: { n, m, format } });
+const rows = (count: number | readonly number[], format: WeightFormat): Parts => ({ rows: { count, format } });
+
+const forms: readonly Parts[] = [
+  { lowRank: { rank: 8 } },
+  { lowRank: { rank: 17, format: { format: 'f16' } } },
+  { format: int4, lowRank: { rank: 16 } },
+  { format: bf16, lowRank: { rank: 1, format: { format: 'f32' } } },
+  rows(23, bf16),
+  rows(24, { format: 'int8', groupSize: 64, offset: true }),
+  { lowRank: { rank: 8 }, ...rows(9, bf16) },
+  sparse(2, 4, f16),
+  sparse(2, 4, bf16),
+  sparse(2, 4, int8),
+  sparse(2, 4, int4),
+  sparse(1, 4, bf16),
+  sparse(4, 8, { format: 'int8', groupSize: 64 }),
+  sparse(2, 8, f16),
+  { format: { format: 'int4', dual: true } },
+  { format: { format: 'int4', groupSize: 128, dual: true, scale: 'f32' } },
+  { format: int8, lowRank: { rank: 8 }, ...rows(7, int4), ...sparse(2, 4, { format: 'int8', groupSize: 32 }) },
+];
+
+function nameOf({ format, baseOf, lowRank, rows: kept, sparse: blocks }: Parts): string {
+  const list = (size: number | readonly number[]) => (typeof size === 'number' ? size : 'ragged');
+  return [
+    format && `${formatName(format)}${baseOf ? ' shared' : ''}`,
+    lowRank && `rank ${list(lowRank.rank)} ${formatName(lowRank.format ?? { format: 'bf16' })}`,
+    kept && `${list(kept.count)} rows ${formatName(kept.format)}`,
+    blocks && `${blocks.n}:${blocks.m} ${formatName(blocks.format)}`,
+  ]
+    .filter(Boolean)
+    .join(' + ');
+}
+
+const modesOf = ({ format, rows: kept, sparse: blocks }: Parts): readonly Mode[] =>
+  [format, kept?.format, blocks?.format].some((one) => one?.format === 'int8' || one?.format === 'int4')
+    ? ['exact', 'int8']
+    : ['exact'];
+
+interface Sizes extends Pick<WeightSpec, 'inOf' | 'outOf' | 'bias'> {
+  tokens: number;
+  in: number;
+  /** Of y. */
+  out: number;
+  activation?: Activation;
+  /** One dense matrix where absent. */
+  experts?: number;
+  topK?: number;
+}
+
+function linear(title: string, parts: Parts, mode: Mode, sizes: Sizes): Case {
+  const { tokens, in: width, out, activation = 'none', experts, topK = 4, ...others } = sizes;
+  const gated = activation === 'swiglu' || activation === 'geglu';
+  const slots = experts ?? 1;
+  return {
+    title: `${experts ? 'grouped, ' : ''}${nameOf(parts)} ${mode}, ${title}`,
+    bound: activation === 'none' || activation === 'relu' ? 'sum' : 'chain',
+    k: width,
+    async build(k) {
+      const weight = await k.weight({ in: width, out: gated ? 2 * out : out, slots, gated, ...parts, ...others });
+      const x = k.x(tokens, width);
+      if (!experts) return k.output('y', k.g.linear(x, weight, { mode, activation }));
+      const routing = k.g.route(k.x(tokens, experts, 'f32', 'logits'), { experts, topK });
+      k.output('y', k.g.linear(x, weight, { routing, mode, activation }), rowsBelow('offsets'));
+      k.output('offsets', routing.offsets);
+    },
+  };
+}
+
+const merged = (experts: number, groups: number): number[] =>
+  Array.from({ length: experts }, (_, e) => (e * 7) % groups);
+const ragged = (slots: number, most: number): number[] => Array.from({ length: slots }, (_, s) => (s * 5) % (most + 1));
+const even = (slots: number, most: number): number[] =>
+  Array.from({ length: slots }, (_, s) => 2 + 2 * ((s * 5) % (most / 2)));
+
+export const parts: readonly Case[] = [
+  ...forms.flatMap((form) =>
+    modesOf(form).flatMap((mode) => [
+      linear('one token, 511 → 257', form, mode, { tokens: 1, in: 511, out: 257 }),
+      linear('60 tokens, 131 → 72', form, mode, { tokens: 60, in: 131, out: 72, bias: true }),
+      linear('gated', form, mode, { tokens: 7, in: 192, out: 60, activation: 'swiglu' }),
+      linear('60 experts, top 4', form, mode, { experts: 60, tokens: 9, in: 60, out: 72 }),
+      linear('6 experts, gated', form, mode, { experts: 6, topK: 2, tokens: 33, in: 72, out: 60, activation: 'geglu' }),
+    ]),
+  ),
+  ...(['exact', 'int8'] as const).flatMap((mode) => [
+    linear('12 of 60 experts a base', { format: int4, baseOf: merged(60, 5), lowRank: { rank: 8 } }, mode, {
+      experts: 60,
+      tokens: 9,
+      in: 60,
+      out: 72,
+    }),
+    linear('gated', { format: int8, baseOf: merged(6, 2), ...sparse(2, 4, int8) }, mode, {
+      experts: 6,
+      topK: 2,
+      tokens: 33,
+      in: 72,
+      out: 60,
+      activation: 'swiglu',
+    }),
+  ]),
+  linear(
+    'every expert the same base',
+    { format: f32, baseOf: merged(60, 1), lowRank: { rank: ragged(60, 9) } },
+    'exact',
+    {
+      experts: 60,
+      tokens: 9,
+      in: 60,
+      out: 72,
+    },
+  ),
+  linear('ranks from 0', { lowRank: { rank: ragged(60, 12) } }, 'exact', { experts: 60, tokens: 17, in: 60, out: 72 }),
+  linear('counts from 0', rows(ragged(60, 12), bf16), 'exact', { experts: 60, tokens: 17, in: 60, out: 72 }),
+  linear('counts and ranks from 0', { lowRank: { rank: ragged(60, 7) }, ...rows(ragged(60, 12), int8) }, 'int8', {
+    experts: 60,
+    tokens: 17,
+    in: 60,
+    out: 72,
+    bias: true,
+  }),
+  linear('a rank above both widths', { lowRank: { rank: 72, format: { format: 'f32' } } }, 'exact', {
+    tokens: 5,
+    in: 60,
+    out: 8,
+  }),
+  linear('every row kept', rows(72, bf16), 'exact', { tokens: 5, in: 60, out: 72 }),
+  linear('one row kept', rows(1, f32), 'exact', { tokens: 5, in: 60, out: 72 }),
+  ...[sparse(2, 4, int8), sparse(2, 4, bf16), rows(3, int4), { format: { ...int4, dual: true } } as Parts].flatMap(
+    (form) => [
+      linear('fewer inputs than a block', form, 'exact', { tokens: 5, in: 3, out: 60 }),
+      linear('some widths differ', form, 'exact', {
+        experts: 5,
+        topK: 2,
+        tokens: 33,
+        in: 60,
+        out: 72,
+        inOf: [60, 7, 1, 33, 60],
+        outOf: [72, 72, 5, 60, 24],
+      }),
+      linear('no tokens', form, 'exact', { tokens: 0, in: 60, out: 72 }),
+    ],
+  ),
+  linear('gated, widths differ', { lowRank: { rank: ragged(5, 4) }, ...sparse(2, 4, bf16) }, 'exact', {
+    experts: 5,
+    topK: 2,
+    tokens: 33,
+    in: 60,
+    out: 72,
+    outOf: even(5, 120),
+    activation: 'swiglu',
+  }),
+  ...forms
+    .filter((form) => modesOf(form).length > 1)
+    .map(
+      (form): Case => ({
+        title: `${nameOf(form)} int8, rows of zeros and of one spike`,
+        bound: 'sum',
+        k: 128,
+        async build(k) {
+          const data = new Float32Array(3 * 128);
+          data[128 + 77] = -1e4;
+          data.fill(1e-20, 256, 300);
+          const weight = await k.weight({ in: 128, out: 60, ...form });
+          k.output('y', k.g.linear(k.input('x', 'f32', ['tokens', 128], data), weight, { mode: 'int8' }));
+        },
+      }),
+    ),
+];
