@@ -1,5 +1,7 @@
 /** Opening devices, their options, their memory, and why there is none. */
 import assert from 'node:assert/strict';
+import type { NativeBackend } from '../../lib/addon.ts';
+import { explain } from '../../lib/device/explain.ts';
 import { devices, explainDevice, openDevice, Tensor, Weight } from '../../lib/index.ts';
 import { linearProgram, moeError, normal } from './support.ts';
 
@@ -34,14 +36,62 @@ describe('devices', () => {
   });
 
   it('explains', () => {
-    assert.deepEqual(explainDevice('cpu'), { available: true, code: '', expected: '', received: '', fix: '' });
+    const available = { available: true, code: '', reason: '', expected: '', received: '', fix: '' };
+    assert.deepEqual(explainDevice('cpu'), available);
     const none = explainDevice('warp');
     assert.equal(none.available, false);
     assert.equal(none.code, 'DEVICE_UNAVAILABLE');
+    assert.equal(none.reason, 'noLibrary');
     assert.equal(none.expected, 'moe_warp.so beside the addon');
     assert.equal(none.received, 'no such library');
     assert.ok(none.fix);
-    assert.equal(explainDevice('cpu:7').code, 'DEVICE_UNAVAILABLE');
+    for (const name of ['cpu:7', 'cpu:x', 'cpu:-1']) {
+      assert.equal(explainDevice(name).code, 'DEVICE_UNAVAILABLE');
+      assert.equal(explainDevice(name).reason, 'indexOutOfRange');
+    }
+  });
+
+  /** What a backend without a device says. */
+  const without = (code: string, argument: string): NativeBackend => {
+    return { name: 'cuda', count: 0, code, argument, expected: 'what is needed', received: 'the evidence' };
+  };
+
+  it('explains each reason that a GPU backend gives, with a fix of its own', () => {
+    const reasons: [word: string, fix: RegExp][] = [
+      ['noDriver', /install the NVIDIA driver/],
+      ['driverTooOld', /update the NVIDIA driver/],
+      ['noDevice', /CUDA_VISIBLE_DEVICES/],
+      ['notPermitted', /\/dev\/nvidia\*.*container/],
+      ['architectureNotBuilt', /build:cuda/],
+      ['outOfMemory', /memory of the GPU/],
+    ];
+    for (const [word, fix] of reasons) {
+      const found = explain(without('DEVICE_UNAVAILABLE', word), 'cuda', 0);
+      assert.match(found.fix, fix);
+      assert.deepEqual(
+        { ...found, fix: '' },
+        {
+          available: false,
+          code: 'DEVICE_UNAVAILABLE',
+          reason: word,
+          expected: 'what is needed',
+          received: 'the evidence',
+          fix: '',
+        },
+      );
+    }
+  });
+
+  it('explains a reason without a word by its code', () => {
+    for (const argument of ['', 'constructor', '/somewhere/moe_cuda.so']) {
+      const found = explain(without('DEVICE_UNAVAILABLE', argument), 'cuda', 0);
+      assert.equal(found.reason, 'other');
+      assert.match(found.fix, /install what is expected/);
+    }
+    assert.equal(explain(without('OUT_OF_MEMORY', ''), 'cuda', 0).reason, 'outOfMemory');
+    assert.match(explain(without('INTERNAL', ''), 'cuda', 0).fix, /report it/);
+    assert.match(explain(without('NEW_CODE', ''), 'cuda', 0).fix, /errors\.md/);
+    assert.equal(explain({ ...without('', ''), count: 1 }, 'cuda', 0).reason, '');
   });
 
   const wrong: [options: object, argument: string][] = [
