@@ -36,6 +36,8 @@ export interface NativeLimits {
   readonly readBytesPerSecond: number;
   readonly f32OperationsPerSecond: number;
   readonly int8OperationsPerSecond: number;
+  /** Of matrix products; 0 where the device has no units for them. */
+  readonly bf16OperationsPerSecond: number;
 }
 
 /** How a part of a bank is kept; see docs/weights.md. group 0: one scale a row. */

@@ -3,7 +3,11 @@
  * Builds the native addon: checks what the machine must have, then runs cmake-js (CMakeLists.txt is the only source list).
  * Incremental and quiet: one line of progress, the tools' output only on failure. No network.
  *
- *   node tools/build.mjs [--out DIR]      DIR is relative to the package, default build; the result is DIR/Release/node_moe.node
+ *   node tools/build.mjs [--out DIR] [--simt]
+ *
+ * DIR is relative to the package, default build; the result is DIR/Release/node_moe.node. With --simt the simt device
+ * (moe_simt.so), which is for development and never shipped, is built beside it, and DIR is build-simt/build: an addon of its
+ * own, which NODE_MOE_PREBUILD=$PWD/build-simt loads.
  *
  * Other arguments are ignored, so that prebuildify can call this in node-gyp's place.
  */
@@ -72,7 +76,7 @@ function dropForeignCache(out) {
   if (home === undefined || resolve(home) !== resolve(root)) rmSync(out, { recursive: true, force: true });
 }
 
-function build(out) {
+function build(out, simt) {
   const cli = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
   const args = [
     cli,
@@ -85,6 +89,7 @@ function build(out) {
     'Release',
     '--parallel',
     String(availableParallelism()),
+    `--CDMOE_SIMT=${simt ? 'ON' : 'OFF'}`,
   ];
   const child = spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
   const output = [];
@@ -101,12 +106,13 @@ if (lack) {
   process.stderr.write(`node-moe: ${lack}\n`);
   process.exit(1);
 }
+const simt = process.argv.includes('--simt');
 const at = process.argv.indexOf('--out');
-const out = resolve(root, at > 0 ? (process.argv[at + 1] ?? 'build') : 'build');
+const out = resolve(root, (at > 0 && process.argv[at + 1]) || (simt ? 'build-simt/build' : 'build'));
 dropForeignCache(out);
-process.stderr.write('node-moe: building the native addon … ');
+process.stderr.write(`node-moe: building the native addon${simt ? ' and the simt device' : ''} … `);
 const started = performance.now();
-const { code, output } = await build(out);
+const { code, output } = await build(out, simt);
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
 process.stderr.write(code === 0 ? `done in ${seconds} s\n` : `failed after ${seconds} s\n${output}\n`);
 process.exitCode = code === 0 ? 0 : 1;

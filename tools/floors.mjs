@@ -26,16 +26,18 @@ const houses = [
   },
   {
     folder: 'native',
-    extension: /\.(cc|h|inl)$/,
+    extension: /\.(cc|cu|h|inl)$/,
     pattern: /#include\s+"([^"]+)"/g,
-    floors: [['include'], ['core', 'numerics', 'reference', 'cpu'], ['addon']],
+    // simt is the cuda sources over another machine: they never see it, it sees them.
+    floors: [['include'], ['core', 'numerics', 'reference', 'cpu', 'cuda'], ['simt'], ['addon']],
     roof: [],
     // Devices, core and numerics stand side by side and never see each other.
-    apart: ['core', 'numerics', 'reference', 'cpu'],
+    apart: ['core', 'numerics', 'reference', 'cpu', 'cuda'],
     resolve: (file, target) => {
       const folder = target.split('/')[0];
       if (folder === 'moe') return join('native/include', target);
-      if (['core', 'numerics', 'addon', 'reference', 'cpu'].includes(folder)) return join('native', target);
+      if (['core', 'numerics', 'addon', 'reference', 'cpu', 'cuda', 'simt'].includes(folder))
+        return join('native', target);
       return normalize(join(dirname(file), target));
     },
   },

@@ -169,6 +169,7 @@ function larger(a: NativeLimits, b: NativeLimits): NativeLimits {
     readBytesPerSecond: Math.max(a.readBytesPerSecond, b.readBytesPerSecond),
     f32OperationsPerSecond: Math.max(a.f32OperationsPerSecond, b.f32OperationsPerSecond),
     int8OperationsPerSecond: Math.max(a.int8OperationsPerSecond, b.int8OperationsPerSecond),
+    bf16OperationsPerSecond: Math.max(a.bf16OperationsPerSecond, b.bf16OperationsPerSecond),
   };
 }
 

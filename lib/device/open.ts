@@ -16,6 +16,10 @@ export interface DeviceOptions {
   index?: number | undefined;
   /** `reference` only: no host addresses, deferred execution, poisoned memory, as a GPU would behave. */
   foreign?: boolean | undefined;
+  /** `cuda` and `simt`: a row's result depends on that row alone, whatever else runs with it; slower. Default false. */
+  batchInvariant?: boolean | undefined;
+  /** `cuda` and `simt`: the native description lists the planned work of each kernel, and on `simt` what it moved. Default false. */
+  traffic?: boolean | undefined;
 }
 
 export interface DeviceInfo {
@@ -68,9 +72,11 @@ function parseName(name: string, option: number | undefined): { backend: string;
 
 /** The options as the lines of `key=value` that the ABI takes. */
 function optionLines(options: DeviceOptions): string {
-  const { threads, isa, memoryLimit, foreign, index: _index, ...unknown } = options;
+  const { threads, isa, memoryLimit, index: _index, ...rest } = options;
+  const { foreign, batchInvariant, traffic, ...unknown } = rest;
   const [key] = Object.keys(unknown);
-  if (key !== undefined) throw invalid(key, 'threads, isa, memoryLimit, index or foreign', key);
+  if (key !== undefined)
+    throw invalid(key, 'threads, isa, memoryLimit, index, foreign, batchInvariant or traffic', key);
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
     throw invalid('threads', 'a whole number from 1 to 1024', threads);
   }
@@ -80,12 +86,15 @@ function optionLines(options: DeviceOptions): string {
   if (isa !== undefined && !(typeof isa === 'string' && /^[a-z0-9_.-]+$/i.test(isa))) {
     throw invalid('isa', 'the name of an instruction set', isa);
   }
-  if (foreign !== undefined && typeof foreign !== 'boolean') throw invalid('foreign', 'true or false', foreign);
+  const flags = { foreign, batchInvariant, traffic };
+  for (const [name, flag] of Object.entries(flags)) {
+    if (flag !== undefined && typeof flag !== 'boolean') throw invalid(name, 'true or false', flag);
+  }
   const lines: string[] = [];
   if (threads !== undefined) lines.push(`threads=${threads}`);
   if (isa !== undefined) lines.push(`isa=${isa}`);
   if (memoryLimit !== undefined) lines.push(`memoryLimit=${memoryLimit}`);
-  if (foreign) lines.push('foreign=1');
+  for (const [name, flag] of Object.entries(flags)) if (flag) lines.push(`${name}=1`);
   return lines.join('\n');
 }
 

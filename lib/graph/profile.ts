@@ -35,7 +35,8 @@ export function limitShare(node: ProfileNode, limits: NativeLimits): number {
   requireObject(node, 'node');
   requireObject(limits, 'limits');
   const seconds = (amount: number, rate: number): number => (rate > 0 ? amount / rate : 0);
-  const peak = Math.max(limits.f32OperationsPerSecond, limits.int8OperationsPerSecond);
+  const { f32OperationsPerSecond: f32, int8OperationsPerSecond: int8, bf16OperationsPerSecond: bf16 } = limits;
+  const peak = Math.max(f32, int8, bf16);
   const bound = Math.max(seconds(node.bytes, limits.readBytesPerSecond), seconds(node.operations, peak));
   return node.microseconds > 0 ? bound / (node.microseconds * 1e-6) : 0;
 }

@@ -44,6 +44,7 @@ class LimitsJob final : public PromiseJob {
     object.Set("readBytesPerSecond", limits_.read_bytes_per_second);
     object.Set("f32OperationsPerSecond", limits_.f32_operations_per_second);
     object.Set("int8OperationsPerSecond", limits_.int8_operations_per_second);
+    object.Set("bf16OperationsPerSecond", limits_.bf16_operations_per_second);
     return object;
   }
 

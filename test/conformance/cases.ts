@@ -6,6 +6,7 @@ import { linear } from './cases/linear.ts';
 import { parts } from './cases/parts.ts';
 import { combine, route } from './cases/routing.ts';
 import { accumulate, score } from './cases/statistics.ts';
+import { tiles } from './cases/tiles.ts';
 import type { Case } from './kit.ts';
 
 export type Operation =
@@ -26,7 +27,7 @@ export type Operation =
 export const cases: Readonly<Record<Operation, readonly Case[]>> = {
   embed,
   norm,
-  linear: [...linear, ...parts],
+  linear: [...linear, ...parts, ...tiles],
   rotate,
   attention,
   map,

@@ -1,9 +1,9 @@
 /** Every case of the table on every device that is here, against `reference`. */
 import assert from 'node:assert/strict';
 import { type Device, type DeviceOptions, devices, openDevice } from '../../lib/index.ts';
+import { onlyDevice } from '../only-device.ts';
 import { cases, type Operation } from './cases.ts';
 import { assertNear } from './compare.ts';
-import { onlyDevice } from '../only-device.ts';
 import { type Case, Kit, type Result } from './kit.ts';
 import { isUnsupported } from './unsupported.ts';
 

@@ -156,7 +156,8 @@ for (const name of ['reference', 'cpu']) {
       assert.ok(node && node.bytes >= 64 * 64 * 4, `${node?.bytes} bytes`);
       assert.equal(node?.operations, 2 * 64 * 64 * 64);
       assert.deepEqual(Object.keys(outputs), ['y']);
-      const limits = { readBytesPerSecond: 1e10, f32OperationsPerSecond: 1e11, int8OperationsPerSecond: 0 };
+      const none = { int8OperationsPerSecond: 0, bf16OperationsPerSecond: 0 };
+      const limits = { readBytesPerSecond: 1e10, f32OperationsPerSecond: 1e11, ...none };
       assert.ok(limitShare({ operation: '', name: '', microseconds: 2, bytes: 1e4, operations: 1e5 }, limits) === 0.5);
       assert.equal(profileOf(await program.run({ x: normal(64) })), undefined);
       assert.equal(profileOf(program.runSync({ x: normal(64) }, { profile: true }))?.length, 1);

@@ -202,6 +202,7 @@ typedef struct {
   double read_bytes_per_second;     /* best streaming read */
   double f32_operations_per_second; /* multiply and add count as two */
   double int8_operations_per_second;
+  double bf16_operations_per_second; /* of matrix products; 0 where a device has no units for them */
 } moe_limits;
 
 enum moe_kind {

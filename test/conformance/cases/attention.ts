@@ -9,6 +9,8 @@ interface Options {
   size: number;
   /** New tokens of each sequence in each run: [run][sequence]. */
   runs: readonly (readonly number[])[];
+  /** Keys of each sequence that are in the caches before the first run; default none. */
+  past?: readonly number[];
   pageSize?: number;
   dtype?: Dtype;
   cache?: Dtype;
@@ -28,7 +30,8 @@ function attend(title: string, options: Options): Case {
 async function build(k: Kit, options: Options): Promise<void> {
   const { heads, kvHeads, size, runs, pageSize = 16, dtype = 'f32', cache = 'f32' } = options;
   const sequences = runs[0]?.length ?? 0;
-  const totals = Array.from({ length: sequences }, (_, s) => runs.reduce((sum, run) => sum + (run[s] ?? 0), 0));
+  const past = options.past ?? new Array<number>(sequences).fill(0);
+  const totals = past.map((keys, s) => runs.reduce((sum, run) => sum + (run[s] ?? 0), keys));
   const perSequence = Math.max(1, ...totals.map((total) => Math.ceil(total / pageSize)));
   const pageCount = sequences * perSequence + 2;
   const pages = k.order(pageCount).slice(0, sequences * perSequence);
@@ -37,7 +40,7 @@ async function build(k: Kit, options: Options): Promise<void> {
   const sequence: Int32Array[] = [];
   const positions: Int32Array[] = [];
   const lengths: Int32Array[] = [];
-  const before = new Int32Array(sequences);
+  const before = Int32Array.from(past);
   for (const run of runs) {
     sequence.push(Int32Array.from(run.flatMap((count, s) => new Array<number>(count).fill(s))));
     positions.push(
@@ -51,6 +54,8 @@ async function build(k: Kit, options: Options): Promise<void> {
   for (const counts of lengths) options.lengths?.(counts);
   const flow = (name: string, width: number) =>
     k.input(name, dtype, ['tokens', width], ...sequence.map((tokens) => k.normal(tokens.length * width)));
+  const caches = [pageCount, pageSize, kvHeads * size] as const;
+  const held = () => (options.past ? k.normal(caches[0] * caches[1] * caches[2]) : undefined);
   const y = k.g.attention({
     q: flow('q', heads * size),
     k: flow('k', kvHeads * size),
@@ -59,8 +64,8 @@ async function build(k: Kit, options: Options): Promise<void> {
     sequence: k.input('sequence', 'i32', ['tokens'], ...sequence),
     lengths: k.input('lengths', 'i32', ['sequences'], ...lengths),
     pages: k.input('pages', 'i32', ['table'], ...runs.map(() => pages)),
-    kCache: await k.state('kCache', cache, [pageCount, pageSize, kvHeads * size], 'pages'),
-    vCache: await k.state('vCache', cache, [pageCount, pageSize, kvHeads * size], 'pages'),
+    kCache: await k.state('kCache', cache, caches, 'pages', held()),
+    vCache: await k.state('vCache', cache, caches, 'pages', held()),
     heads,
     kvHeads,
     ...(options.causal !== undefined && { causal: options.causal }),
@@ -113,5 +118,110 @@ export const attention: readonly Case[] = [
   attend('no key to see', { ...small, runs: [[3, 2]], lengths: (lengths) => lengths.fill(0, 0, 1) }),
   attend('a page that is none', { ...small, runs: [[40], [1]], pages: (pages) => pages.fill(-1, 1, 2) }),
   attend('a page out of range', { ...small, runs: [[40], [1]], pages: (pages) => pages.fill(1 << 30, 0, 1) }),
+  attend('bf16 over a bf16 cache, heads of 128, 8 over one', {
+    heads: 8,
+    kvHeads: 1,
+    size: 128,
+    dtype: 'bf16',
+    cache: 'bf16',
+    runs: [[75], [1]],
+  }),
+  attend('bf16, tiles of several sequences, heads of 40', {
+    heads: 2,
+    kvHeads: 2,
+    size: 40,
+    dtype: 'bf16',
+    cache: 'bf16',
+    runs: [
+      [30, 3, 70, 1],
+      [9, 1, 1, 20],
+    ],
+  }),
+  attend('f16, window over the borders of tiles, heads of 80', {
+    heads: 3,
+    kvHeads: 1,
+    size: 80,
+    dtype: 'f16',
+    cache: 'f16',
+    window: 50,
+    runs: [[130], [1]],
+  }),
+  attend('f16, not causal, soft cap, heads of 256', {
+    heads: 2,
+    kvHeads: 2,
+    size: 256,
+    dtype: 'f16',
+    cache: 'f16',
+    causal: false,
+    softCap: 5,
+    runs: [[21, 18]],
+  }),
+  attend('bf16, a page that is none and no key to see', {
+    heads: 4,
+    kvHeads: 2,
+    size: 64,
+    dtype: 'bf16',
+    cache: 'bf16',
+    runs: [[40, 20]],
+    pages: (pages) => pages.fill(-1, 1, 2),
+    lengths: (lengths) => lengths.fill(0, 1, 2),
+  }),
+  attend('one token each after 600 and 3, window of 500', {
+    heads: 2,
+    kvHeads: 1,
+    size: 64,
+    window: 500,
+    past: [600, 3],
+    runs: [
+      [1, 1],
+      [2, 1],
+    ],
+  }),
+  attend('one token after 700, bf16, 8 heads over one, soft cap', {
+    heads: 8,
+    kvHeads: 1,
+    size: 128,
+    softCap: 8,
+    dtype: 'bf16',
+    cache: 'bf16',
+    past: [700],
+    runs: [[1], [1]],
+  }),
+  attend('one token after 300, f16, 5 heads over one, pages of 24', {
+    heads: 10,
+    kvHeads: 2,
+    size: 72,
+    pageSize: 24,
+    dtype: 'f16',
+    cache: 'f16',
+    past: [300, 20],
+    runs: [[1, 1]],
+  }),
+  attend('one token after 200, f32 over f16, heads of 300', {
+    heads: 2,
+    kvHeads: 1,
+    size: 300,
+    cache: 'f16',
+    past: [200],
+    runs: [[1], [20]],
+  }),
+  attend('one token after 260, f32, 7 heads over one, heads of 24', {
+    heads: 7,
+    kvHeads: 1,
+    size: 24,
+    past: [260],
+    runs: [[1]],
+  }),
+  attend('f32, heads of 128, window over the borders of tiles', {
+    heads: 6,
+    kvHeads: 2,
+    size: 128,
+    window: 40,
+    runs: [
+      [70, 11],
+      [1, 30],
+    ],
+  }),
+  attend('f32 over a bf16 cache, heads of 200', { heads: 1, kvHeads: 1, size: 200, cache: 'bf16', runs: [[70], [1]] }),
   attend('no tokens', { ...small, runs: [[0, 0]] }),
 ];

@@ -164,6 +164,32 @@ export const parts: readonly Case[] = [
     outOf: even(5, 120),
     activation: 'swiglu',
   }),
+  // Blocks wider than a word of 32, of odd widths, and as wide as a place can name.
+  ...[
+    sparse(2, 4, f32),
+    sparse(3, 16, bf16),
+    sparse(5, 32, { format: 'int8', groupSize: 64 }),
+    sparse(9, 64, { format: 'int4', groupSize: 64 }),
+    sparse(20, 128, { format: 'int4', groupSize: 128 }),
+    sparse(7, 256, f16),
+    sparse(3, 7, { format: 'int4', groupSize: 'channel' }),
+    sparse(11, 45, f32),
+  ].flatMap((form) =>
+    modesOf(form).flatMap((mode) => [
+      linear('33 tokens, 600 → 40', form, mode, { tokens: 33, in: 600, out: 40, bias: true }),
+      linear('5 experts, gated', form, mode, {
+        experts: 5,
+        topK: 2,
+        tokens: 9,
+        in: 300,
+        out: 20,
+        activation: 'swiglu',
+      }),
+    ]),
+  ),
+  ...[sparse(2, 4, bf16), sparse(2, 4, int4), sparse(2, 4, { format: 'int8', groupSize: 32 })].flatMap((form) =>
+    modesOf(form).map((mode) => linear('130 tokens, 260 → 136', form, mode, { tokens: 130, in: 260, out: 136 })),
+  ),
   ...forms
     .filter((form) => modesOf(form).length > 1)
     .map(

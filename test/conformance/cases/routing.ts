@@ -16,11 +16,12 @@ function outputs(k: Kit, routing: Routing): void {
 }
 
 interface Choose extends RouteOptions {
-  tokens: number;
+  /** Of the first run, or of each. */
+  tokens: number | readonly number[];
   bound?: BoundName;
   dtype?: Dtype;
-  logits?: (k: Kit) => Float32Array;
-  biased?: boolean;
+  logits?: (k: Kit, tokens: number) => Float32Array;
+  biased?: boolean | 'zero';
 }
 
 function choose(title: string, options: Choose): Case {
@@ -30,9 +31,10 @@ function choose(title: string, options: Choose): Case {
     title,
     bound,
     async build(k) {
-      const values = logits?.(k) ?? k.normal(tokens * experts, 2);
-      const bias = biased ? await k.tensor('f32', [experts], k.normal(experts, 0.2)) : undefined;
-      outputs(k, k.g.route(k.input('logits', dtype, ['tokens', experts], values), { ...attributes, bias }));
+      const runs = [tokens].flat().map((count) => logits?.(k, count) ?? k.normal(count * experts, 2));
+      const deviation = biased === 'zero' ? 0 : 0.2;
+      const bias = biased ? await k.tensor('f32', [experts], k.normal(experts, deviation)) : undefined;
+      outputs(k, k.g.route(k.input('logits', dtype, ['tokens', experts], ...runs), { ...attributes, bias }));
     },
   };
 }
@@ -67,6 +69,13 @@ const tied = (tokens: number, experts: number) => (k: Kit) =>
   Float32Array.from(k.ints(tokens * experts, -4, 4), (value, i) =>
     Math.floor(i / experts) % 5 === 4 ? -1 - Math.abs(value) : value,
   );
+
+/** [tokens, experts], so close that many scores are equal though their logits are not. */
+const close = (experts: number) => (k: Kit, tokens: number) =>
+  Float32Array.from(k.ints(tokens * experts, 0, 40), (value) => 0.75 + value * 2 ** -24);
+/** [tokens, experts], of which expert 5 is always the best. */
+const hot = (experts: number) => (k: Kit, tokens: number) =>
+  k.normal(tokens * experts).map((value, i) => (i % experts === 5 ? 20 + value : value));
 
 /** Rows of special logits, [8, 60]. */
 function badLogits(k: Kit): Float32Array {
@@ -265,6 +274,92 @@ export const route: readonly Case[] = [
       keptGroups: 1,
     }),
   ]),
+  choose('300 tokens, then fewer, then more', { experts: 60, topK: 4, tokens: [300, 7, 0, 303], renormalize: true }),
+  choose('65 tokens, 257 experts', { experts: 257, topK: 8, tokens: [65, 64, 65], score: 'sigmoid' }),
+  choose('150 tokens, limited runs with a bias', {
+    experts: 256,
+    topK: 8,
+    tokens: [150, 1],
+    score: 'sigmoid',
+    biased: true,
+    renormalize: true,
+    expertGroups: 8,
+    keptGroups: 4,
+    scale: 2.5,
+  }),
+  choose('one hot expert, 300 tokens', { experts: 16, topK: 2, tokens: [300, 300], logits: hot(16) }),
+  choose('one hot expert, a capacity', { experts: 16, topK: 2, tokens: [300, 20], logits: hot(16), capacity: 131 }),
+  choose('merged, coalesced, 200 tokens', { experts: 60, topK: 8, tokens: [200, 90], groupOf: merged(60, 9) }),
+  choose('merged, rows apart, 200 tokens', {
+    experts: 60,
+    topK: 8,
+    tokens: [200, 90],
+    groupOf: merged(60, 9),
+    coalesce: false,
+  }),
+  choose('1000 experts, top 40', { experts: 1000, topK: 40, tokens: [5, 2] }),
+  choose('1000 experts, 70 tokens, merged, coalesced', {
+    experts: 1000,
+    topK: 34,
+    tokens: [70, 67],
+    groupOf: merged(1000, 11),
+    renormalize: true,
+  }),
+  choose('what is above zero, 100 tokens, merged, coalesced', {
+    experts: 72,
+    topK: 72,
+    tokens: [100, 3],
+    score: 'relu',
+    choice: 'non_zero',
+    groupOf: merged(72, 40),
+    logits: (k, tokens) => tied(tokens, 72)(k),
+  }),
+  choose('experts choose, 300 tokens, then fewer than their capacity', {
+    experts: 60,
+    topK: 5,
+    tokens: [300, 9],
+    choice: 'expert',
+    capacity: 20,
+    logits: (k, tokens) => tied(tokens, 60)(k),
+  }),
+  ...(['softmax', 'sigmoid', 'identity', 'relu_norm'] as const).map((score) =>
+    choose(`${score}, logits almost equal`, { experts: 60, topK: 6, tokens: [9, 70], score, logits: close(60) }),
+  ),
+  ...(['softmax', 'sigmoid'] as const).flatMap((score) => [
+    choose(`${score}, logits almost equal, a bias`, {
+      experts: 60,
+      topK: 6,
+      tokens: [9, 70],
+      score,
+      biased: 'zero',
+      logits: close(60),
+    }),
+    choose(`${score}, logits almost equal, limited runs`, {
+      experts: 60,
+      topK: 6,
+      tokens: [9, 70],
+      score,
+      expertGroups: 6,
+      keptGroups: 2,
+      logits: close(60),
+    }),
+  ]),
+  given('given ids that repeat in a token, 100 tokens', {
+    experts: 5,
+    topK: 40,
+    tokens: 100,
+    choices: (k) => k.ints(100 * 40, -1, 6),
+    gated: 'f32',
+    capacity: 300,
+  }),
+  given('given ids that repeat in a token, merged, coalesced', {
+    experts: 5,
+    topK: 40,
+    tokens: 100,
+    choices: (k) => k.ints(100 * 40, -1, 6),
+    gated: 'f32',
+    groupOf: merged(5, 3),
+  }),
   given('given ids and gates, some none, one out of range', {
     experts: 8,
     topK: 3,
@@ -344,7 +439,8 @@ function sum(title: string, options: Sum): Case {
   const { tokens, width, topK = 3, dtype = 'f32', y, shared, gated, residual, groupOf, ids } = options;
   return {
     title,
-    bound: gated ? 'transcendental' : 'sum',
+    // Where no ids are given the gates are of a softmax.
+    bound: gated || !ids ? 'transcendental' : 'sum',
     k: topK,
     build(k) {
       const chosen = ids && k.input('chosen', 'i32', ['tokens', topK], ids(k));

@@ -1,0 +1,17 @@
+// decode_kernel.h for f16 activations.
+#include "linear/decode_kernel.h"
+
+namespace moe::cuda {
+
+void launch_decode_f16(const LinearArguments &arguments, const LinearPlan &plan, Launcher &launcher) {
+  switch (arguments.segment[0].weight.store) {
+    case MOE_I4:
+      return launch_decode_form<RowForm::f16, MOE_I4>(arguments, plan, launcher);
+    case MOE_I8:
+      return launch_decode_form<RowForm::f16, MOE_I8>(arguments, plan, launcher);
+    default:
+      return launch_decode_form<RowForm::f16, MOE_F16>(arguments, plan, launcher);
+  }
+}
+
+}  // namespace moe::cuda

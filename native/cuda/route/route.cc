@@ -1,0 +1,135 @@
+// route: which kernel, how many warps, and what is kept in scratch.
+#include <algorithm>
+
+#include "host/device.h"
+#include "moe/dtype.h"
+#include "route/arguments.h"
+
+namespace moe::cuda {
+namespace {
+
+constexpr int64_t small_tokens = 64, word = 4;
+constexpr int64_t staged_bytes = 16 << 10;  // of shared memory at most for ids and gates between the phases
+constexpr int32_t most_runs = 32;           // a lane a run of experts
+
+// Everything at the largest sizes. Places in scratch have offsets from its start.
+struct Plan {
+  RouteArguments arguments{};
+  Grid grid{};
+  Work work{};
+  int candidates = 0;  // as launch_route_small
+  bool small = false;
+  int64_t scratch_bytes = 0;
+
+  // Cuts `count` elements of `bytes` from scratch.
+  Place cut(const Node &node, int64_t count, int64_t bytes) {
+    Place place = node.scratch;
+    place.base = 0;
+    place.offset += scratch_bytes;
+    const int64_t size = checked_multiply(count, bytes, "route");
+    scratch_bytes = checked_add(scratch_bytes, checked_add(size, 255, "route") / 256 * 256, "route");
+    return place;
+  }
+};
+
+void plan_block(const Device &device, int64_t tokens, int64_t buckets, Plan &plan) {
+  RouteArguments &a = plan.arguments;
+  const int64_t most_warps = route_threads(plan.candidates) / 32;
+  const int64_t maps = !a.group_of.present() ? 0 : a.coalesces() ? 1 : 2;
+  // 32: partial sums; 16 bytes for the alignment of each array.
+  const int64_t fixed = word * (buckets + 1 + 32 + maps * a.route.experts) + 7 * 16;
+  const int64_t fit = (static_cast<int64_t>(device.shared_bytes()) - staged_bytes - fixed) / (word * buckets);
+  if (fit < 1)
+    throw Error(
+        MOE_UNSUPPORTED, "route.experts",
+        "experts and slots whose counts fit " + std::to_string(device.shared_bytes()) + " bytes of shared memory",
+        std::to_string(a.route.experts) + " experts, " + std::to_string(a.route.slots) + " slots");
+  const bool experts_choose = a.route.choice == MOE_CHOICE_EXPERT;
+  const int64_t multiprocessors = device.multiprocessors();
+  int64_t warps = std::max<int64_t>(1, tokens), blocks = 1;
+  if (!plan.small) warps = tokens <= most_warps / 2 * multiprocessors ? most_warps / 2 : most_warps;
+  if (experts_choose) warps = most_warps;
+  warps = std::min({warps, fit, most_warps});
+  if (!plan.small) blocks = experts_choose ? multiprocessors : std::min(multiprocessors, (tokens + warps - 1) / warps);
+  const int64_t each = (tokens + warps * blocks - 1) / (warps * blocks),
+                staged = 2 * word * each * a.route.top_k * warps;
+  if (staged <= staged_bytes) a.staged_tokens = static_cast<int32_t>(std::max<int64_t>(1, each));
+  plan.grid = {dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(32 * warps),
+               static_cast<size_t>(fixed + word * buckets * warps + (staged <= staged_bytes ? staged : 0)),
+               !plan.small};
+}
+
+Plan make_plan(const Device &device, const Node &node) {
+  Plan plan;
+  RouteArguments &a = plan.arguments;
+  const auto place = [](const Operand &operand) { return operand.place; };
+  a.route = node.as<moe_route>();
+  a.logits = place(node.input[0]);
+  a.bias = place(node.input[1]);
+  a.group_of = place(node.input[2]);
+  a.given_ids = place(node.input[3]);
+  a.given_gates = place(node.input[4]);
+  a.ids = place(node.output[0]);
+  a.gates = place(node.output[1]);
+  a.row_of = place(node.output[2]);
+  a.token_of = place(node.output[3]);
+  a.gate_of = place(node.output[4]);
+  a.offsets = place(node.output[5]);
+  if (a.route.expert_groups > most_runs)
+    throw Error(MOE_UNSUPPORTED, "route.expertGroups", "at most " + std::to_string(most_runs),
+                std::to_string(a.route.expert_groups));
+
+  const Operand &logits = node.input[0];
+  const int64_t experts = a.route.experts, top_k = a.route.top_k;
+  const int64_t tokens = node.input[3] ? node.input[3].rows() : logits.rows();
+  const int64_t choices = checked_multiply(tokens, top_k, "route.topK");
+  if (choices > INT32_MAX) throw Error(MOE_UNSUPPORTED, "route.topK", "fewer than 2^31 rows", std::to_string(choices));
+  const bool experts_choose = a.route.choice == MOE_CHOICE_EXPERT, drops = a.route.capacity > 0 && !experts_choose;
+  const int64_t buckets = drops ? std::max<int64_t>(a.buckets(), experts) : a.buckets();
+  a.largest_tokens = tokens;
+  plan.small = tokens <= small_tokens;
+  plan.candidates = experts <= 128 ? 4 : experts <= 256 ? 8 : experts <= 512 ? 16 : 0;
+  plan_block(device, tokens, buckets, plan);
+
+  const int64_t blocks = plan.grid.blocks.x, warps = blocks * (plan.grid.threads / 32);
+  const int64_t scores = experts_choose ? checked_multiply(tokens, experts, "route") : 0;
+  if (a.staged_tokens == 0) {
+    a.kept_ids = a.ids.present() ? a.ids : plan.cut(node, choices, word);
+    a.kept_gates = a.gates.present() ? a.gates : plan.cut(node, choices, word);
+  }
+  if (!plan.small) {
+    a.counts = plan.cut(node, checked_multiply(buckets, blocks, "route"), word);
+    a.totals = plan.cut(node, buckets, word);
+  }
+  if (experts_choose) {
+    a.keys = plan.cut(node, scores, word);
+    a.last = plan.cut(node, experts, 2 * word);
+  }
+  if (plan.candidates == 0) a.rows = plan.cut(node, warps * ((experts + 31) / 32 * 32), word);
+
+  // Logits are read once for all scores, and again where chosen. An expert's search reads its column once a bit.
+  int64_t words = 0;
+  for (int i = 0; i < 5; ++i) words += node.output[static_cast<size_t>(i)] ? choices : 0;
+  if (a.staged_tokens == 0) words += choices * (drops ? 8 : 6);  // written early, and read by each walk
+  const int64_t logit_bytes = a.scored() ? dtype_bytes(logits.dtype, logits.elements() + choices) : 0;
+  const int64_t given = node.input[3] ? word * choices : 0;
+  const int64_t gates = node.input[4] ? dtype_bytes(node.input[4].dtype, choices) : 0;
+  const int64_t counted = plan.small ? 0 : word * buckets * (4 * blocks + 1) * (drops ? 2 : 1);
+  const int64_t rows = plan.candidates == 0 ? 4 * word * tokens * experts : 0;
+  plan.work = {plan.small ? "route_small" : "route_large",
+               logit_bytes + given + gates + word * (words + a.route.slots + 1) + counted + rows + 36 * word * scores,
+               tokens * experts * 8};
+  return plan;
+}
+
+}  // namespace
+
+int64_t scratch_route(const Device &device, const Node &node) { return make_plan(device, node).scratch_bytes; }
+
+void launch_route(const Node &node, Launcher &launcher) {
+  const Plan plan = make_plan(launcher.device(), node);
+  const auto launch = plan.small ? launch_route_small : launch_route_large;
+  launch(launcher, plan.work, plan.grid, plan.candidates, plan.arguments);
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,182 @@
+// The whole of `route` in one launch, by one block or by all: choose, gates, drop, sort.
+#pragma once
+#include "route/choose.h"
+#include "route/place.h"
+#include "route/take_tokens.h"
+
+namespace moe::cuda {
+
+// −1 where the expert's rows do not run.
+__device__ __forceinline__ int32_t slot_of(const RouteArguments &a, const int32_t *group_of, int32_t expert) {
+  const int32_t slot = ptx::load(group_of + expert);
+  return slot >= 0 && slot < a.route.slots ? slot : -1;
+}
+
+// The bucket of each expert where there is a group_of: its slot, or its place among the experts sorted by slot.
+struct ExpertMap {
+  SharedArray<int> bucket, slot;  // [E] each; slot only where choices do not coalesce
+
+  __device__ __forceinline__ void build(const RouteArguments &a, const int32_t *group_of) const {
+    const int32_t experts = a.route.experts, threads = static_cast<int32_t>(blockDim.x);
+    const bool by_slot = a.coalesces();
+    for (int32_t e = static_cast<int32_t>(threadIdx.x); e < experts; e += threads)
+      (by_slot ? bucket : slot)[e] = slot_of(a, group_of, e);
+    __syncthreads();
+    for (int32_t e = static_cast<int32_t>(threadIdx.x); !by_slot && e < experts; e += threads) {
+      const int own = slot[e];
+      int before = 0;
+      for (int32_t other = 0; other < experts; ++other)
+        before += slot[other] >= 0 && (slot[other] < own || (slot[other] == own && other < e));
+      bucket[e] = own < 0 ? -1 : before;
+    }
+    __syncthreads();
+  }
+};
+
+// Lane j mod 32 sets gate j. raw: the gate before renormalization.
+template <typename Raw>
+__device__ __forceinline__ void set_gates(const moe_route &route, const Chosen &chosen, int64_t token, const Raw &raw) {
+  const int lane = lane_of_thread();
+  float own = 0;
+  double sum = 0;
+  for (int32_t j = lane; j < route.top_k; j += 32) {
+    own = raw(j);
+    sum += static_cast<double>(own);
+  }
+  double divisor = 1;
+  if (route.renormalize != 0) {
+    sum = warp_reduce(sum, Add());
+    divisor = sum != 0 ? sum : 1;
+  }
+  for (int32_t j = lane; j < route.top_k; j += 32) {
+    const double gate = static_cast<double>(route.top_k > 32 ? raw(j) : own);
+    chosen.set_gate(token, j, static_cast<float>(gate / divisor * static_cast<double>(route.scale)));
+  }
+}
+
+// Ids and gates of the tokens of this warp.
+template <int n, bool whole_grid>
+__device__ __forceinline__ void choose_tokens(const Team<whole_grid> &team, const RouteArguments &a, int64_t tokens,
+                                              TokenRange own, Candidates<n> &candidates, const Chosen &chosen) {
+  const Frame *const frame = team.frame;
+  const int32_t top_k = a.route.top_k, experts = a.route.experts;
+  Logits logits{at<void>(frame, a.logits), a.logits.dtype, a.route.score, experts, 0};
+  const int32_t *const given_ids = at<int32_t>(frame, a.given_ids);
+  const void *const given_gates = at<void>(frame, a.given_gates);
+  const auto *const keys = at<uint32_t>(frame, a.keys);
+  if (a.experts_choose()) take_tokens(team, a, logits, tokens, own, candidates, chosen);
+  for (int64_t t = own.begin; t < own.end; ++t) {
+    Scoring scoring{};
+    logits.first = t * experts;
+    if (given_ids != nullptr) {
+      for (int32_t j = lane_of_thread(); j < top_k; j += 32) {
+        const int32_t id = ptx::load(given_ids + t * top_k + j);
+        chosen.set_id(t, j, id >= 0 && id < experts ? id : -1);
+      }
+      if (a.scored()) scoring = read_logits(a, logits, false, candidates);
+    } else if (!a.experts_choose()) {
+      scoring = choose(a, frame, logits, candidates, chosen, t);
+    }
+    set_gates(a.route, chosen, t, [&](int32_t j) {
+      const int32_t id = chosen.id(t, j);
+      if (id < 0) return 0.0f;
+      if (given_gates != nullptr) return load_float(a.given_gates.dtype, given_gates, t * top_k + j);
+      return keys != nullptr ? value_of(ptx::load(keys + id * a.largest_tokens + t)) : scoring(logits[id]);
+    });
+  }
+}
+
+// Of each expert's choices all after the first `capacity` become none.
+template <bool whole_grid>
+__device__ __forceinline__ void drop_choices(const Team<whole_grid> &team, const RouteArguments &a, const Tally &tally,
+                                             TokenRange own, const Chosen &chosen) {
+  const auto expert = [](int32_t id) { return id; };
+  const Choices<decltype(expert)> choices{chosen, a.chosen(), false, expert};
+  clear_tally(tally, a.route.experts);
+  walk(choices, tally, a.route.experts, own, false, [](int64_t, int32_t, int, bool, const Alike &) {});
+  sum_tally(team, a, tally, a.route.experts, false);
+  walk(choices, tally, a.route.experts, own, false, [&](int64_t token, int32_t j, int place, bool, const Alike &) {
+    if (place < a.route.capacity) return;
+    chosen.set_id(token, j, -1);
+    chosen.set_gate(token, j, 0.0f);
+  });
+  // Warps count in rows of another length now.
+  __syncthreads();
+}
+
+template <int n, bool whole_grid>
+__device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArguments &a) {
+  const Team<whole_grid> team{frame};
+  const int64_t tokens = rows(frame, a.chosen() ? a.given_ids : a.logits);
+  const int32_t top_k = a.route.top_k, slots = a.route.slots;
+  const int buckets = a.buckets(), most_buckets = a.drops() ? max(buckets, a.route.experts) : buckets;
+  const int32_t *const group_of = at<int32_t>(frame, a.group_of);
+
+  SharedCutter shared;
+  Tally tally;
+  tally.next = shared.take<int>(team.block_warps() * most_buckets);
+  tally.start = shared.take<int>(most_buckets + 1);
+  tally.partial = shared.take<int>(32);
+  ExpertMap map;
+  if (group_of != nullptr) {
+    map.bucket = shared.take<int>(a.route.experts);
+    if (!a.coalesces()) map.slot = shared.take<int>(a.route.experts);
+    map.build(a, group_of);
+  }
+
+  const TokenRange own = team.tokens_of_warp(tokens);
+  Chosen chosen{
+      at<int32_t>(frame, a.kept_ids), at<float>(frame, a.kept_gates), {}, {}, own.begin, top_k, a.staged_tokens > 0};
+  if (chosen.staged) {
+    const int each = a.staged_tokens * top_k, first = warp_of_thread() * each;
+    const SharedArray<int32_t> ids = shared.take<int32_t>(team.block_warps() * each);
+    const SharedArray<float> gates = shared.take<float>(team.block_warps() * each);
+    chosen.staged_ids = {ids.data() + first, each};
+    chosen.staged_gates = {gates.data() + first, each};
+  }
+  Candidates<n> candidates;
+  if constexpr (n == 0)
+    candidates.row =
+        at<uint32_t>(frame, a.rows) + static_cast<int64_t>(team.warp()) * ((a.route.experts + 31) / 32 * 32);
+  choose_tokens(team, a, tokens, own, candidates, chosen);
+  if (a.drops()) drop_choices(team, a, tally, own, chosen);
+
+  const auto bucket_of = [&](int32_t id) { return id < 0 || group_of == nullptr ? id : map.bucket[id]; };
+  const bool coalesces = a.coalesces();
+  const Choices<decltype(bucket_of)> choices{chosen, a.chosen() || coalesces, coalesces, bucket_of};
+  clear_tally(tally, buckets);
+  walk(choices, tally, buckets, own, false, [](int64_t, int32_t, int, bool, const Alike &) {});
+  sum_tally(team, a, tally, buckets, true);
+
+  int32_t *const ids = chosen.staged ? at<int32_t>(frame, a.ids) : nullptr;
+  float *const gates = chosen.staged ? at<float>(frame, a.gates) : nullptr;
+  int32_t *const row_of = at<int32_t>(frame, a.row_of), *const token_of = at<int32_t>(frame, a.token_of);
+  float *const gate_of = at<float>(frame, a.gate_of);
+  walk(choices, tally, buckets, own, coalesces, [&](int64_t token, int32_t j, int row, bool leads, const Alike &alike) {
+    const int64_t choice = token * top_k + j;
+    if (ids != nullptr) ptx::store(ids + choice, chosen.id(token, j));
+    if (gates != nullptr) ptx::store(gates + choice, chosen.gate(token, j));
+    if (row_of != nullptr) ptx::store(row_of + choice, row);
+    if (row < 0 || (coalesces && !leads)) return;
+    if (token_of != nullptr) ptx::store(token_of + row, static_cast<int32_t>(token));
+    if (gate_of != nullptr)
+      ptx::store(gate_of + row, coalesces ? static_cast<float>(alike.gate) : chosen.gate(token, j));
+  });
+
+  int32_t *const offsets = at<int32_t>(frame, a.offsets);
+  if (offsets == nullptr || team.block() > 0) return;
+  for (int32_t s = static_cast<int32_t>(threadIdx.x); s <= slots; s += static_cast<int32_t>(blockDim.x)) {
+    int first = 0;
+    if (group_of == nullptr || coalesces) {
+      first = tally.start[s];
+    } else {
+      for (int32_t e = 0; e < a.route.experts; ++e) {
+        const int bucket = map.bucket[e];
+        if (bucket >= 0 && map.slot[e] < s) first += tally.start[bucket + 1] - tally.start[bucket];
+      }
+    }
+    ptx::store(offsets + s, first);
+  }
+}
+
+}  // namespace moe::cuda
