@@ -8,7 +8,7 @@ const write = process.argv.includes('--write');
 const run = (script, args) => execFileSync(process.execPath, [script, ...args], { stdio: 'inherit' });
 
 const biome = join(dirname(require.resolve('@biomejs/biome/package.json')), 'bin', 'biome');
-const native = execFileSync('git', ['ls-files', '-co', '--exclude-standard', 'native/*', 'test/native/*'], {
+const native = execFileSync('git', ['ls-files', '-co', '--exclude-standard', 'native', 'test', 'tools'], {
   encoding: 'utf8',
 })
   .split('\n')
