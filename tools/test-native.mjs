@@ -1,5 +1,6 @@
 // Builds and runs the native tests (doctest). Options: --sanitize=address,undefined | thread, --filter=<doctest test cases>.
-// Under the thread sanitizer only those that run more than one thread are built.
+// Under the thread sanitizer only those are built that run more than one thread, and the simt device, whose fibers it sees as
+// threads: its own tests, and a few random graphs of every operation (tools/gpu-check).
 import { execFileSync } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
@@ -10,9 +11,14 @@ const { values } = parseArgs({
 });
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = `${root}build-tests${values.sanitize && `-${values.sanitize.replace(',', '-')}`}`;
-const tests = values.sanitize === 'thread' ? 'moe_thread_tests' : 'moe_tests';
+const threads = values.sanitize === 'thread';
+const tests = threads ? ['moe_thread_tests', 'moe_simt_tests'] : ['moe_tests', 'moe_simt_tests'];
+const kernels = threads && !values.filter;
+const targets = kernels ? [...tests, 'moe_simt', 'moe_gpu_check'] : tests;
 const run = (command, args) => execFileSync(command, args, { cwd: root, stdio: 'inherit' });
 
-run('cmake', ['-S', root, '-B', folder, '-DMOE_TESTS=ON', `-DMOE_SANITIZE=${values.sanitize}`]);
-run('cmake', ['--build', folder, '--parallel', String(availableParallelism()), '--target', tests]);
-run(`${folder}/${tests}`, values.filter ? [`--test-case=${values.filter}`] : []);
+const settings = { MOE_TESTS: 'ON', MOE_SIMT: kernels ? 'ON' : 'OFF', MOE_SANITIZE: values.sanitize };
+run('cmake', ['-S', root, '-B', folder, ...Object.entries(settings).map(([name, value]) => `-D${name}=${value}`)]);
+run('cmake', ['--build', folder, '--parallel', String(availableParallelism()), '--target', ...targets]);
+for (const test of tests) run(`${folder}/${test}`, values.filter ? [`--test-case=${values.filter}`] : []);
+if (kernels) run(`${folder}/moe_gpu_check`, ['conformance', '--device', 'simt', '--cases', '1']);
