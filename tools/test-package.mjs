@@ -18,7 +18,7 @@ try {
   );
   const foreign = files
     .map((file) => file.path)
-    .filter((path) => /^(native|test|build|bench)\//.test(path) || path === 'binding.gyp');
+    .filter((path) => /^(native|test|build|bench)\/|moe_simt/.test(path) || path === 'binding.gyp');
   if (foreign.length > 0) throw new Error(`not meant to be published: ${foreign.join(', ')}`);
 
   // Only node is on the PATH: whatever tried to compile would fail.

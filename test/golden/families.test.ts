@@ -7,6 +7,7 @@ import { Model } from '../../lib/model/model.ts';
 import { MoeLayer } from '../../lib/model/moe-layer.ts';
 import type { ModelWeights } from '../../lib/model/weights.ts';
 import type { Tensor } from '../../lib/tensor/tensor.ts';
+import { onlyDevice } from '../only-device.ts';
 import { denseGates, type GoldenCase, listCases, readCase, relativeError } from './case.ts';
 
 const cases = listCases();
@@ -21,7 +22,7 @@ interface Setting {
   readonly tolerance: (golden: GoldenCase) => number;
 }
 
-const settings: readonly Setting[] = [
+const standard: readonly Setting[] = [
   {
     name: 'reference',
     open: () => openDevice('reference'),
@@ -41,6 +42,10 @@ const settings: readonly Setting[] = [
     tolerance: () => 1e-4,
   },
 ];
+
+const settings: readonly Setting[] = onlyDevice
+  ? [{ name: onlyDevice, open: () => openDevice(onlyDevice), weights: undefined, tolerance: () => 1e-4 }]
+  : standard;
 
 for (const { name, open, weights, tolerance } of settings) {
   describe(`golden families on ${name}`, () => {

@@ -69,6 +69,10 @@ function architecture() {
   return found && `${found[1]}${found[2]}${found[1] === '9' ? 'a' : ''}-real`;
 }
 
+/** The addon that finds simt beside it, and here the CUDA library too. */
+const addon = 'build-simt';
+const beside = `${addon}/build/Release`;
+
 function build() {
   const found = architecture();
   const folder = dirname(kit);
@@ -82,15 +86,18 @@ function build() {
   if (dry) steps.splice(1, 1);
   for (const [command, args] of steps) if (run(command, args) !== 0) return 1;
   mkdirSync(kit, { recursive: true });
-  const files = ['build/Release/moe_simt.so', join(folder, 'moe_gpu_check'), script];
-  if (!dry) files.push('build-cuda/moe_cuda.so');
+  const files = [`${beside}/moe_simt.so`, join(folder, 'moe_gpu_check'), script];
+  if (!dry) {
+    files.push('build-cuda/moe_cuda.so');
+    copyFileSync(join(root, 'build-cuda/moe_cuda.so'), join(root, beside, 'moe_cuda.so'));
+  }
   for (const file of files) copyFileSync(resolve(root, file), join(kit, file.split('/').at(-1)));
   console.log(`gpu-check: ${kit} holds what a machine without Node needs`);
   return 0;
 }
 
 function facade() {
-  const lack = ['node_modules/mocha', 'build/Release/node_moe.node', `build/Release/moe_${device}.so`].find(
+  const lack = ['node_modules/mocha', `${beside}/node_moe.node`, `${beside}/moe_${device}.so`].find(
     (path) => !existsSync(join(root, path)),
   );
   if (lack) {
@@ -99,6 +106,7 @@ function facade() {
   }
   const mocha = join(root, 'node_modules/mocha/bin/mocha.js');
   return run(process.execPath, [mocha, '--config', '.mocharc.device.json', '--reporter', 'dot'], {
+    NODE_MOE_PREBUILD: join(root, addon),
     NODE_MOE_TEST_DEVICE: device,
   });
 }
