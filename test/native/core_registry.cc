@@ -30,8 +30,8 @@ TEST_CASE("libraries of a folder: one loads, one is of another version, one has 
   CHECK(registry.backends().size() == built_in.backends().size() + 4);
   CHECK(moe::availability(moe::Backend{"stub", &registry.find("stub"), {}}).count == 3);
   const auto found = [&](const char *name) { return error_of([&] { registry.find(name); }); };
-  CHECK(found("old").find("expected a backend of abi 1 with " + std::to_string(sizeof(moe_backend)) +
-                          " bytes, got abi 0") != std::string::npos);
+  CHECK(found("old").find("expected a backend of abi " + std::to_string(MOE_ABI) + " with " +
+                          std::to_string(sizeof(moe_backend)) + " bytes, got abi 0") != std::string::npos);
   CHECK(found("entryless").ends_with("expected a library with moe_backend_entry, got one without"));
   CHECK(found("broken").starts_with("DEVICE_UNAVAILABLE"));
   for (const moe::Backend &backend : registry.backends())
