@@ -46,9 +46,9 @@ struct Logits {
   }
 };
 
-// Reads the logits into the candidates, as bits. exact: the divisor is summed in double.
+// Reads the logits into the candidates, as bits. The divisor is summed in double, as operations.h asks: gates come from it.
 template <int n>
-__device__ __forceinline__ Scoring read_logits(const RouteArguments &a, const Logits &logits, bool exact,
+__device__ __forceinline__ Scoring read_logits(const RouteArguments &a, const Logits &logits,
                                                Candidates<n> &candidates) {
   const int count = candidates.count(logits.experts), lane = lane_of_thread();
   float highest = -3e38f;
@@ -60,13 +60,7 @@ __device__ __forceinline__ Scoring read_logits(const RouteArguments &a, const Lo
     highest = fmaxf(highest, clean);
   }
   Scoring scoring{logits.score, value_of(__reduce_max_sync(whole_warp, key_of(highest))), 1};
-  if (logits.score == MOE_SOFTMAX && !exact) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < count; ++i)
-      if (32 * i + lane < logits.experts) sum += expf(__uint_as_float(candidates[i]) - scoring.highest);
-    scoring.divisor = static_cast<double>(warp_reduce(sum, Add()));
-  } else if (logits.score == MOE_SOFTMAX || logits.score == MOE_RELU_NORM) {
+  if (logits.score == MOE_SOFTMAX || logits.score == MOE_RELU_NORM) {
     const bool squares = logits.score == MOE_RELU_NORM;
     double sum = 0;
 #pragma unroll
@@ -228,7 +222,7 @@ __device__ __forceinline__ Scoring choose(const RouteArguments &a, const Frame *
                 : costly && a.route.choice != MOE_CHOICE_NON_ZERO ? Basis::approximate_scores
                                                                   : Basis::scores;
   for (;;) {
-    const Ranking ranking{read_logits(a, logits, basis == Basis::scores, candidates), basis, bias != nullptr};
+    const Ranking ranking{read_logits(a, logits, candidates), basis, bias != nullptr};
     rank_candidates(a, bias, ranking, candidates);
     const bool certain = !runs || limit_runs(a.route, ranking, candidates);
     if ((take_best(a.route, ranking, candidates, chosen, token) && certain) || basis == Basis::scores)

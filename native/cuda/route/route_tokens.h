@@ -73,7 +73,7 @@ __device__ __forceinline__ void choose_tokens(const Team<whole_grid> &team, cons
         const int32_t id = ptx::load(given_ids + t * top_k + j);
         chosen.set_id(t, j, id >= 0 && id < experts ? id : -1);
       }
-      if (a.scored()) scoring = read_logits(a, logits, false, candidates);
+      if (a.scored()) scoring = read_logits(a, logits, candidates);
     } else if (!a.experts_choose()) {
       scoring = choose(a, frame, logits, candidates, chosen, t);
     }

@@ -48,7 +48,7 @@ __device__ __forceinline__ void take_tokens(const Team<whole_grid> &team, const 
   auto *const last = at<LastTaken>(team.frame, a.last);
   for (int64_t t = own.begin; t < own.end; ++t) {
     logits.first = t * experts;
-    const Scoring scoring = read_logits(a, logits, true, candidates);
+    const Scoring scoring = read_logits(a, logits, candidates);
     const int count = candidates.count(experts);
 #pragma unroll
     for (int i = 0; i < count; ++i) {

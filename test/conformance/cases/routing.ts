@@ -439,8 +439,7 @@ function sum(title: string, options: Sum): Case {
   const { tokens, width, topK = 3, dtype = 'f32', y, shared, gated, residual, groupOf, ids } = options;
   return {
     title,
-    // Where no ids are given the gates are of a softmax.
-    bound: gated || !ids ? 'transcendental' : 'sum',
+    bound: gated ? 'transcendental' : 'sum',
     k: topK,
     build(k) {
       const chosen = ids && k.input('chosen', 'i32', ['tokens', topK], ids(k));
