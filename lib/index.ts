@@ -13,8 +13,8 @@ export { Checkpoint, type SafetensorsDtype, type StoredArray, type TensorEntry }
 export type { Yarn } from './checkpoint/config.ts';
 export type { DecodeOptions, DecodeStream, TokenIds, Tokenizer } from './checkpoint/tokenizer.ts';
 export { type CompressOptions, type CompressResult, compress } from './compress/compress.ts';
-export type { Recipe } from './compress/recipe.ts';
-export type { LayerReport } from './compress/report.ts';
+export type { Recipe } from './compress/recipe/schema.ts';
+export type { LayerReport } from './compress/report/report.ts';
 export { Device } from './device/device.ts';
 export { type DeviceExplanation, type DeviceReason, explainDevice } from './device/explain.ts';
 export { type DeviceInfo, type DeviceOptions, devices, openDevice } from './device/open.ts';

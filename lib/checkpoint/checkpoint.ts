@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { addon, type HostArray, type NativeFile } from '../addon.ts';
 import { invalid, requireObject, requireSignal, show } from '../arguments.ts';
 import { MoeError } from '../errors.ts';
-import { bf16ToF32, f16ToF32 } from '../tensor/half.ts';
 import { exists, readWhole, sizeOf } from './files.ts';
 import { parseObject } from './json.ts';
 import { readHeader, type SafetensorsDtype, type TensorEntry } from './safetensors.ts';
 import { checkShard, indexName, maximumIndexBytes, parseIndex, type ShardMap, singleName } from './shard-index.ts';
+import { isFloat, type TensorSource, widen } from './tensor-source.ts';
 import { Tokenizer } from './tokenizer.ts';
 
 export type { SafetensorsDtype, TensorEntry } from './safetensors.ts';
@@ -52,7 +52,7 @@ interface Shard {
  *
  * Methods throw DISPOSED after `close`.
  */
-export class Checkpoint {
+export class Checkpoint implements TensorSource {
   readonly folder: string;
   /** config.json as it stands. */
   readonly config: Readonly<Record<string, unknown>>;
@@ -148,20 +148,14 @@ export class Checkpoint {
       this.#check();
       file.read(offset + at, new Uint8Array(buffer, at, Math.min(copyBytes, bytes - at)));
     }
-    return new arrays[dtype](buffer);
+    return storedArray(dtype, buffer);
   }
 
   /** The tensor in f32, row-major. Rejects as {@link read}, and with DTYPE_MISMATCH where it is not F32, F16, BF16 or F64. */
   async readF32(name: string): Promise<Float32Array> {
     const { dtype } = this.entry(name);
-    if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16' && dtype !== 'F64') {
-      throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16, BF16 or F64', received: dtype });
-    }
-    const stored = await this.read(name);
-    if (dtype === 'F32') return stored as Float32Array;
-    if (dtype === 'F16') return f16ToF32(stored as Uint16Array);
-    if (dtype === 'BF16') return bf16ToF32(stored as Uint16Array);
-    return Float32Array.from(stored as Float64Array);
+    if (isFloat(dtype)) return widen(name, dtype, await this.read(name));
+    throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16, BF16 or F64', received: dtype });
   }
 
   /**
@@ -223,6 +217,11 @@ export class Checkpoint {
     this.#files.set(path, file);
     return file;
   }
+}
+
+/** Bytes of a tensor as the array of its dtype. */
+export function storedArray(dtype: SafetensorsDtype, bytes: ArrayBuffer): StoredArray {
+  return new arrays[dtype](bytes);
 }
 
 /** File name → tensors that it must hold (undefined: whatever it holds). A single file goes first, as in transformers. */

@@ -1,46 +1,54 @@
 /**
- * The plain compressed form: a Hugging Face folder whose config.json has a `moe` section, whose merged layers hold fewer experts,
- * and whose quantized matrices are three tensors:
- *
- *     NAME         I8 [out, in], or U8 [out, ceil(in / 2)]: two's complement nibbles, the even column in the low half
- *     NAME_scale   F16 or F32 [out, groups]; groups = ceil(in / groupSize), 1 for 'channel'
- *     NAME_offset  as NAME_scale, where the form has offsets
- *
- * NAME ends in `.weight` in most families, so the others end in `.weight_scale` and `.weight_offset`.
+ * The compressed form: a Hugging Face folder whose config.json has a `moe` section, which says what each compressed layer stores.
+ * stored-matrix.ts says how a matrix lies in the file.
  */
 import type { NativeBytes, NativeWeightForm } from '../addon.ts';
 import { show } from '../arguments.ts';
 import { MoeError } from '../errors.ts';
-import type { Checkpoint } from './checkpoint.ts';
-import { boolean, type Config, caps, integers, oneOf, positiveInteger, section, string } from './config.ts';
+import { boolean, type Config, caps, integers, oneOf, optional, positiveInteger, section, string } from './config.ts';
+import {
+  type StoredForm,
+  type StoredIntegers,
+  type StoredMatrix,
+  type StoredPart,
+  storedNativeForm,
+  storedParts,
+} from './stored-matrix.ts';
+import type { TensorSource } from './tensor-source.ts';
 import type { WriterEntry } from './writer.ts';
 
-/** Form of the quantized matrices of a folder. */
-export interface CompressedWeights {
-  readonly format: 'int8' | 'int4';
-  /** Elements of a row that share a scale. */
-  readonly groupSize: 32 | 64 | 128 | 'channel';
-  readonly offset: boolean;
-  readonly scale: 'f16' | 'f32';
+/** The matrices of a layer's experts. */
+export interface StoredExperts {
+  readonly gate?: StoredMatrix;
+  readonly up: StoredMatrix;
+  readonly down: StoredMatrix;
+  /** [groups]: whose base each slot adds its other parts to (delta form); absent: its own. Base b lies under the names of expert b. */
+  readonly baseOf?: Int32Array;
 }
 
-/** A merged layer. */
+/** A compressed layer. */
 export interface CompressedLayer {
   /** Experts that are stored, under the family's names with 0 … groups - 1 as numbers. */
   readonly groups: number;
   /** [experts]: which stored expert stands for expert e; 0 … groups - 1. */
   readonly groupOf: Int32Array;
+  /** 'experts': the router has a row for every original expert; 'slots': one for each stored expert, and groupOf is not used. */
+  readonly router: 'experts' | 'slots';
+  /** [groups] neurons of each stored expert; absent: as the config says. */
+  readonly widths?: Int32Array;
+  /** Absent: plain matrices, float or in the form of `weights`. */
+  readonly matrices?: StoredExperts;
 }
 
 /** The `moe` section. */
 export interface CompressedSection {
-  readonly version: 1;
+  readonly version: 1 | 2;
   /** For instance "node-moe 0.1.0". */
   readonly madeBy: string;
   readonly recipe: Config;
-  /** null: nothing is quantized. */
-  readonly weights: CompressedWeights | null;
-  /** Layer index → how it was merged; layers that were not are absent. */
+  /** Form of the quantized matrices of layers that name none of their own; null: there are no such. */
+  readonly weights: StoredIntegers | null;
+  /** Layer index → what is stored of it; layers that were left alone are absent. */
   readonly layers: ReadonlyMap<number, CompressedLayer>;
 }
 
@@ -50,6 +58,7 @@ export interface MatrixSource {
   readonly values: NativeBytes;
   readonly scale?: NativeBytes;
   readonly offset?: NativeBytes;
+  readonly outer?: NativeBytes;
 }
 
 /**
@@ -66,13 +75,13 @@ export function compressedSection(
   if (!moe) return undefined;
   return within('moe', () => {
     const version = positiveInteger(moe, 'version');
-    if (version !== 1) throw invalid('version', '1', version);
+    if (version !== 1 && version !== 2) throw invalid('version', '1 or 2', version);
     const weights = section(moe, 'weights');
     return {
       version,
       madeBy: string(moe, 'madeBy'),
       recipe: section(moe, 'recipe') ?? {},
-      weights: weights ? within('weights', () => weightsOf(weights)) : null,
+      weights: weights ? within('weights', () => integersOf(weights)) : null,
       layers: within('layers', () => layersOf(section(moe, 'layers') ?? {}, limits)),
     };
   });
@@ -81,61 +90,37 @@ export function compressedSection(
 /** The section as config.json's `moe`. */
 export function compressedJson(compressed: CompressedSection): Record<string, unknown> {
   const layers: Record<string, unknown> = {};
-  for (const [index, { groups, groupOf }] of compressed.layers) layers[index] = { groups, groupOf: [...groupOf] };
+  for (const [index, { groups, groupOf, router, widths, matrices }] of compressed.layers) {
+    layers[index] = {
+      groups,
+      groupOf: [...groupOf],
+      ...(router === 'slots' && { router }),
+      ...(widths && { widths: [...widths] }),
+      ...(matrices && { matrices: { ...matrices, ...(matrices.baseOf && { baseOf: [...matrices.baseOf] }) } }),
+    };
+  }
   const { version, madeBy, recipe, weights } = compressed;
   return { version, madeBy, recipe, weights, layers };
 }
 
-/** Names of the three tensors of a quantized matrix. */
-export function compressedNames(name: string): { values: string; scale: string; offset: string } {
-  return { values: name, scale: `${name}_scale`, offset: `${name}_offset` };
-}
-
-/** The tensors that a [rows, columns] matrix is stored as, in the order values, scale, offset. */
-export function compressedEntries(
-  name: string,
-  rows: number,
-  columns: number,
-  weights: CompressedWeights,
-): WriterEntry[] {
-  const names = compressedNames(name);
-  const groups = weights.groupSize === 'channel' ? 1 : Math.ceil(columns / weights.groupSize);
-  const side = { dtype: weights.scale === 'f16' ? 'F16' : 'F32', shape: [rows, groups] } as const;
-  const entries: WriterEntry[] = [
-    weights.format === 'int8'
-      ? { name: names.values, dtype: 'I8', shape: [rows, columns] }
-      : { name: names.values, dtype: 'U8', shape: [rows, Math.ceil(columns / 2)] },
-    { name: names.scale, ...side },
-  ];
-  if (weights.offset) entries.push({ name: names.offset, ...side });
-  return entries;
-}
-
-/** The form as the native side names it. */
-export function compressedForm(weights: CompressedWeights): NativeWeightForm {
-  const { format, groupSize, offset, scale } = weights;
-  return { store: format === 'int4' ? 'i4' : 'i8', scale, offset, group: groupSize === 'channel' ? 0 : groupSize };
-}
-
 /**
- * A [rows, columns] matrix of a checkpoint, float (F32, F16, BF16) or quantized by `weights`, as the source of a NativePiece.
+ * A plain [rows, columns] matrix of a checkpoint, float (F32, F16, BF16) or quantized by `weights`, as the source of a NativePiece.
  *
  * Throws CHECKPOINT_TENSOR_MISSING, SHAPE_MISMATCH, DTYPE_MISMATCH, and what `Checkpoint.bytesOf` throws.
  */
 export function matrixSource(
-  checkpoint: Checkpoint,
+  checkpoint: TensorSource,
   name: string,
   rows: number,
   columns: number,
-  weights: CompressedWeights | null | undefined,
+  weights: StoredIntegers | null | undefined,
 ): MatrixSource {
-  const names = compressedNames(name);
-  if (!checkpoint.has(names.scale)) {
+  if (!checkpoint.has(`${name}_scale`)) {
     const { dtype } = checkpoint.entry(name);
-    const store = dtype === 'F32' ? 'f32' : dtype === 'F16' ? 'f16' : dtype === 'BF16' ? 'bf16' : undefined;
-    if (!store) throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: dtype });
-    requireEntry(checkpoint, { name, dtype, shape: [rows, columns] });
-    return { form: { store }, values: checkpoint.bytesOf(name) };
+    const format = dtype === 'F32' ? 'f32' : dtype === 'F16' ? 'f16' : dtype === 'BF16' ? 'bf16' : undefined;
+    if (!format)
+      throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: dtype });
+    return partSource(checkpoint, plainPart(name, { format }, rows, columns));
   }
   if (!weights) {
     throw new MoeError('CONFIG_INVALID', {
@@ -144,16 +129,32 @@ export function matrixSource(
       received: 'none',
     });
   }
-  for (const entry of compressedEntries(name, rows, columns, weights)) requireEntry(checkpoint, entry);
-  const source = {
-    form: compressedForm(weights),
-    values: checkpoint.bytesOf(name),
-    scale: checkpoint.bytesOf(names.scale),
-  };
-  return weights.offset ? { ...source, offset: checkpoint.bytesOf(names.offset) } : source;
+  return partSource(checkpoint, plainPart(name, weights, rows, columns));
 }
 
-function requireEntry(checkpoint: Checkpoint, { name, dtype, shape }: WriterEntry): void {
+/** The one part of a plain matrix. */
+export function plainPart(name: string, form: StoredForm, rows: number, columns: number): StoredPart {
+  return storedParts(name, { base: form }, 0, [rows, columns])[0] as StoredPart;
+}
+
+/** A part of a stored matrix as the source of a NativePiece, without its index. Throws as {@link matrixSource}. */
+export function partSource(checkpoint: TensorSource, part: StoredPart): MatrixSource {
+  const bytes = (entry: WriterEntry): NativeBytes => {
+    requireEntry(checkpoint, entry);
+    return checkpoint.bytesOf(entry.name);
+  };
+  const { form, values, scale, offset, outer, index } = part;
+  if (index) requireEntry(checkpoint, index);
+  return {
+    form: storedNativeForm(form),
+    values: bytes(values),
+    ...(scale && { scale: bytes(scale) }),
+    ...(offset && { offset: bytes(offset) }),
+    ...(outer && { outer: bytes(outer) }),
+  };
+}
+
+function requireEntry(checkpoint: TensorSource, { name, dtype, shape }: WriterEntry): void {
   const found = checkpoint.entry(name);
   if (found.dtype !== dtype)
     throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: dtype, received: found.dtype });
@@ -166,17 +167,17 @@ function requireEntry(checkpoint: Checkpoint, { name, dtype, shape }: WriterEntr
   }
 }
 
-function weightsOf(weights: Config): CompressedWeights {
+function integersOf(weights: Config): StoredIntegers {
   const groupSize = weights.groupSize;
   if (groupSize !== 32 && groupSize !== 64 && groupSize !== 128 && groupSize !== 'channel') {
     throw invalid('groupSize', "32, 64, 128 or 'channel'", groupSize);
   }
-  return {
-    format: oneOf(weights, 'format', ['int8', 'int4']),
-    groupSize,
-    offset: boolean(weights, 'offset'),
-    scale: oneOf(weights, 'scale', ['f16', 'f32']),
-  };
+  const dual = boolean(weights, 'dual', { fallback: false });
+  const format = oneOf(weights, 'format', ['int8', 'int4']);
+  const offset = boolean(weights, 'offset');
+  if (dual && (format === 'int8' || offset || groupSize === 'channel'))
+    throw invalid('dual', 'false but for int4 in groups without offsets', dual);
+  return { format, groupSize, offset, scale: oneOf(weights, 'scale', ['f16', 'f32']), ...(dual && { dual }) };
 }
 
 function layersOf(layers: Config, limits: { layers?: number; experts?: number }): Map<number, CompressedLayer> {
@@ -201,11 +202,69 @@ function layersOf(layers: Config, limits: { layers?: number; experts?: number })
 function layerOf(layer: Config, experts: number | undefined): CompressedLayer {
   const groups = positiveInteger(layer, 'groups', { max: experts ?? caps.experts });
   const length = experts === undefined ? {} : { length: experts };
-  const groupOf = integers(layer, 'groupOf', { min: 0, max: groups - 1, ...length });
+  const router = oneOf(layer, 'router', ['experts', 'slots'], { fallback: 'experts' });
+  // Where the router chooses among slots, an expert that has none is −1.
+  const min = router === 'slots' ? -1 : 0;
+  const groupOf = integers(layer, 'groupOf', { min, max: groups - 1, ...length });
   if (groupOf.length < groups || groupOf.length > caps.experts) {
     throw invalid('groupOf', `a list of ${groups} to ${caps.experts} integers`, groupOf);
   }
-  return { groups, groupOf: Int32Array.from(groupOf) };
+  const widths = optional(layer, 'widths', (config, key) =>
+    integers(config, key, { min: 0, max: caps.width, length: groups }),
+  );
+  const matrices = section(layer, 'matrices');
+  return {
+    groups,
+    groupOf: Int32Array.from(groupOf),
+    router,
+    ...(widths && { widths: Int32Array.from(widths) }),
+    ...(matrices && { matrices: within('matrices', () => expertsOf(matrices, groups)) }),
+  };
+}
+
+function expertsOf(matrices: Config, groups: number): StoredExperts {
+  const matrix = (key: 'gate' | 'up' | 'down'): StoredMatrix | undefined => {
+    const found = section(matrices, key);
+    return found && within(key, () => matrixOf(found, groups));
+  };
+  const [gate, up, down] = [matrix('gate'), matrix('up'), matrix('down')];
+  if (!up || !down) throw invalid(up ? 'down' : 'up', 'an object', matrices[up ? 'down' : 'up']);
+  const baseOf = optional(matrices, 'baseOf', (config, key) =>
+    integers(config, key, { min: 0, max: groups - 1, length: groups }),
+  );
+  return { ...(gate && { gate }), up, down, ...(baseOf && { baseOf: Int32Array.from(baseOf) }) };
+}
+
+function matrixOf(matrix: Config, groups: number): StoredMatrix {
+  const [base, lowRank, rows, sparse] = (['base', 'lowRank', 'rows', 'sparse'] as const).map((key) =>
+    section(matrix, key),
+  );
+  if (!base && !lowRank && !rows && !sparse) throw invalid('base', 'an object, or another part', matrix.base);
+  const sizes = (config: Config, key: string): number[] =>
+    integers(config, key, { min: 0, max: caps.width, length: groups });
+  return {
+    ...(base && { base: within('base', () => formOf(base)) }),
+    ...(lowRank && {
+      lowRank: within('lowRank', () => {
+        const form = { format: oneOf(section(lowRank, 'form') ?? {}, 'format', ['f32', 'f16', 'bf16']) };
+        return { form, rank: sizes(lowRank, 'rank'), sharedA: boolean(lowRank, 'sharedA', { fallback: false }) };
+      }),
+    }),
+    ...(rows && {
+      rows: within('rows', () => ({ form: formOf(section(rows, 'form') ?? {}), count: sizes(rows, 'count') })),
+    }),
+    ...(sparse && {
+      sparse: within('sparse', () => {
+        const m = positiveInteger(sparse, 'm', { max: 256 });
+        return { form: formOf(section(sparse, 'form') ?? {}), n: positiveInteger(sparse, 'n', { max: m - 1 }), m };
+      }),
+    }),
+  };
+}
+
+function formOf(form: Config): StoredForm {
+  const format = oneOf(form, 'format', ['f32', 'f16', 'bf16', 'int8', 'int4']);
+  return format === 'int8' || format === 'int4' ? integersOf(form) : { format };
 }
 
 function invalid(argument: string, expected: string, received: unknown): MoeError {

@@ -21,21 +21,26 @@ export class OutputFolder {
   /** Absolute path of the folder to write into until then. */
   readonly partial: string;
   readonly #force: boolean;
-  #state: 'open' | 'committed' | 'discarded' = 'open';
+  #state: 'open' | 'committed' | 'discarded' | 'kept' = 'open';
+  /** Whether the partial folder is one that a stopped run left. */
+  readonly resumed: boolean;
 
-  private constructor(path: string, force: boolean) {
+  private constructor(path: string, force: boolean, resumed: boolean) {
     this.path = path;
     this.partial = `${path}.partial`;
     this.#force = force;
+    this.resumed = resumed;
   }
 
   /**
    * Makes FOLDER.partial. An existing FOLDER is refused, or with `force` replaced by `commit`; only a folder that is empty or has a
    * config.json is ever replaced.
    *
+   * @param options.resume goes on with what a stopped run left, where it left something
+   *
    * Rejects with INVALID_ARGUMENT, FILE_EXISTS, FILE_UNREADABLE, FILE_UNWRITABLE.
    */
-  static async create(path: string, options: { force?: boolean } = {}): Promise<OutputFolder> {
+  static async create(path: string, options: { force?: boolean; resume?: boolean } = {}): Promise<OutputFolder> {
     if (typeof path !== 'string' || path === '' || path.includes('\0') || dirname(resolve(path)) === resolve(path)) {
       throw new MoeError('INVALID_ARGUMENT', {
         argument: 'path',
@@ -43,13 +48,20 @@ export class OutputFolder {
         received: show(path),
       });
     }
-    const folder = new OutputFolder(resolve(path), options.force === true);
+    const absolute = resolve(path);
+    const left = await stoppedRun(`${absolute}.partial`);
+    const folder = new OutputFolder(absolute, options.force === true, left && options.resume === true);
     await folder.#checkTarget();
-    await removeStale(folder.partial);
     try {
+      const mark = JSON.stringify(await owner(process.pid));
+      if (folder.resumed) {
+        await writeFile(join(folder.partial, markerName), mark);
+        return folder;
+      }
+      if (left) await rm(folder.partial, { recursive: true });
       await makeParents(dirname(folder.path));
       await mkdir(folder.partial);
-      await writeFile(join(folder.partial, markerName), JSON.stringify(await owner(process.pid)), { flag: 'wx' });
+      await writeFile(join(folder.partial, markerName), mark, { flag: 'wx' });
     } catch (cause) {
       // Two processes may get here at once; mkdir lets one through.
       if ((cause as NodeJS.ErrnoException).code === 'EEXIST')
@@ -96,6 +108,24 @@ export class OutputFolder {
     }
   }
 
+  /** As {@link writeText}, but the file has its old content until it has all of the new one. Rejects alike. */
+  async replaceText(name: string, text: string): Promise<void> {
+    await this.writeText(`${name}.partial`, text);
+    try {
+      await rename(this.file(`${name}.partial`), this.file(name));
+      await syncFolder(this.partial);
+    } catch (cause) {
+      throw unwritable(this.file(name), cause);
+    }
+  }
+
+  /** Removes a file of the folder in the making, where it is there. Rejects with FILE_UNWRITABLE. */
+  async remove(name: string): Promise<void> {
+    await rm(this.file(name), { force: true }).catch((cause) => {
+      throw unwritable(this.file(name), cause);
+    });
+  }
+
   /**
    * Gives the folder its name. An old folder (`force`) is moved aside first, put back if that fails, and removed at the very end.
    *
@@ -128,7 +158,17 @@ export class OutputFolder {
     }
   }
 
-  /** Removes the partial folder. Does nothing after `commit` or a first `discard`. */
+  /** Leaves the partial folder, as that of a stopped run, for a later `create` with `resume`. */
+  async keep(): Promise<void> {
+    if (this.#state !== 'open') return;
+    this.#state = 'kept';
+    const mark = JSON.stringify({ ...(await owner(process.pid)), start: '' });
+    await writeFile(join(this.partial, markerName), mark).catch((cause) => {
+      throw unwritable(this.partial, cause);
+    });
+  }
+
+  /** Removes the partial folder. Does nothing after `commit`, `keep` or a first `discard`. */
   async discard(): Promise<void> {
     if (this.#state !== 'open') return;
     this.#state = 'discarded';
@@ -177,10 +217,10 @@ async function namesIn(path: string): Promise<string[] | undefined> {
   }
 }
 
-/** Removes a partial folder that a stopped process of this host left. Rejects with FILE_EXISTS where it is anything else. */
-async function removeStale(partial: string): Promise<void> {
+/** Whether there is a partial folder that a stopped process of this host left. Rejects with FILE_EXISTS where it is anything else. */
+async function stoppedRun(partial: string): Promise<boolean> {
   const names = await namesIn(partial);
-  if (names === undefined) return;
+  if (names === undefined) return false;
   // A run stopped between making the folder and marking it leaves an empty one.
   if (names.length > 0) {
     const found = await marker(partial);
@@ -198,11 +238,7 @@ async function removeStale(partial: string): Promise<void> {
       throw existing(partial, 'no other run that writes it', `process ${found.pid}, which is running`);
     }
   }
-  try {
-    await rm(partial, { recursive: true });
-  } catch (cause) {
-    throw unwritable(partial, cause);
-  }
+  return true;
 }
 
 interface Owner {

@@ -1,10 +1,12 @@
 import { access, constants, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Command, Option } from 'commander';
-import { exists, unwritable } from '../checkpoint/files.ts';
+import { exists, readWhole, unwritable } from '../checkpoint/files.ts';
+import { parseObject } from '../checkpoint/json.ts';
 import { type CompressOptions, compress as compressModel } from '../compress/compress.ts';
-import { recipeNames } from '../compress/recipe.ts';
-import { renderReport } from '../compress/report.ts';
+import { isRecipeName, recipeNames } from '../compress/recipe/presets.ts';
+import { parseRecipe, type RecipeInput } from '../compress/recipe/schema.ts';
+import { renderReport } from '../compress/report/report.ts';
 import type { WeightFormat } from '../weight/format.ts';
 import { abortOnInterrupt } from './interrupt.ts';
 import {
@@ -13,6 +15,7 @@ import {
   nonNegativeInteger,
   openChosenDevice,
   positiveInteger,
+  share,
   weightsOption,
   withCommonOptions,
 } from './options.ts';
@@ -21,7 +24,11 @@ import { megabytes, Progress, print, printJson, table } from './output.ts';
 interface CompressCommandOptions extends CommonOptions {
   out: string;
   recipe: string;
-  groups: number;
+  groups?: number;
+  rank?: number;
+  rows?: number;
+  neurons?: number;
+  resume?: boolean;
   calibrate: string[];
   calibrationTokens?: number;
   recover?: string;
@@ -35,11 +42,18 @@ interface CompressCommandOptions extends CommonOptions {
 /** `node-moe compress`: writes a smaller model folder. */
 export function compressCommand(): Command {
   return withCommonOptions(new Command('compress'))
-    .description('merge the experts of a model and write a new model folder')
+    .description('make the experts of a model smaller and write a new model folder')
     .argument('<model>', 'model folder')
     .requiredOption('--out <folder>', 'new model folder')
-    .addOption(new Option('--recipe <name>', 'what to do').choices([...recipeNames]).default('merge'))
-    .requiredOption('--groups <count>', 'groups of experts a layer, on average: 1 … experts', positiveInteger)
+    .option('--recipe <name or file>', `what to do: ${recipeNames.join(', ')}, or a JSON file of steps`, 'merge')
+    .option(
+      '--groups <count>',
+      'groups of experts a layer, on average, or experts that stay: 1 … experts',
+      positiveInteger,
+    )
+    .option('--rank <count>', 'rank of each factorized matrix', positiveInteger)
+    .option('--rows <share>', 'share of rows kept whole beside the factors', share)
+    .option('--neurons <share>', 'share of the neurons that stay', share)
     .requiredOption(
       '--calibrate <file...>',
       'text files (.gz is unpacked), or safetensors files of token ids [windows, tokens]',
@@ -52,13 +66,14 @@ export function compressCommand(): Command {
     .addOption(
       new Option(
         '--recover <method>',
-        'refit of the merged experts; none is the published merge (default: least-squares)',
+        'refit of what a step breaks; none is the published form (default: least-squares)',
       ).choices(['least-squares', 'none']),
     )
     .addOption(weightsOption())
     .option('--seed <number>', 'seed of the draw of calibration windows', nonNegativeInteger, 0)
     .option('--report <file>', 'write an HTML report')
     .option('--force', 'replace an existing model in the output folder')
+    .option('--resume', 'go on with what a stopped run left in <out>.partial')
     .addOption(deviceOption())
     .addHelpText(
       'after',
@@ -74,7 +89,7 @@ async function compress(folder: string, options: CompressCommandOptions): Promis
   const signal = abortOnInterrupt();
   await using device = await openChosenDevice(options);
   const result = await compressModel(folder, {
-    ...pick(options),
+    ...(await pick(options)),
     device,
     signal,
     onProgress: ({ phase, done, total }) => progress.update(phase, done, total),
@@ -99,15 +114,15 @@ async function compress(folder: string, options: CompressCommandOptions): Promis
   print(`\n${out}: ${sizes}, ${seconds.toFixed(1)} s`);
 }
 
+/** A recipe file. Throws FILE_UNREADABLE, RECIPE_INVALID. */
+async function readRecipe(file: string): Promise<RecipeInput> {
+  return parseRecipe(parseObject(await readWhole(file, 1e6), 'RECIPE_INVALID', file), file);
+}
+
 /** The options that the library takes. */
-function pick(options: CompressCommandOptions): CompressOptions {
-  const { out, recipe, groups, calibrate, calibrationTokens, recover, weights, seed, force = false } = options;
-  const given = {
-    ...(calibrationTokens !== undefined && { calibrationTokens }),
-    ...(recover !== undefined && { recover }),
-    ...(weights && { weights }),
-  };
-  return { out, recipe, groups, calibrate, seed, force, ...given };
+async function pick(options: CompressCommandOptions): Promise<CompressOptions> {
+  const { report: _, json: __, threads: ___, device: ____, recipe, ...given } = options;
+  return { ...given, recipe: isRecipeName(recipe) ? recipe : await readRecipe(recipe) };
 }
 
 /** Compression may take long: what would hinder the report is found before it. */

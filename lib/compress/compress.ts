@@ -3,40 +3,50 @@ import { realpath } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { invalid, requireCallback, requireInteger, requireObject } from '../arguments.ts';
 import { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { type CompressedWeights, compressedJson } from '../checkpoint/compressed.ts';
+import { compressedJson, compressedSection } from '../checkpoint/compressed.ts';
 import { OutputFolder } from '../checkpoint/folder.ts';
 import { Device } from '../device/device.ts';
 import { openDevice } from '../device/open.ts';
 import { MoeError } from '../errors.ts';
-import { isInteger, nativeForm, type WeightFormat } from '../weight/format.ts';
-import { observeRouters } from './calibrate.ts';
-import { LayerMerge } from './layer-merge.ts';
-import { LayerStream } from './layer-stream.ts';
+import type { WeightFormat } from '../weight/format.ts';
+import { LayerRun } from './layer-run.ts';
 import { ModelWriter } from './model-writer.ts';
-import { checkSource, planLayers, type Source } from './plan.ts';
-import { makeRecipe, type Recipe } from './recipe.ts';
-import type { LayerReport } from './report.ts';
-import { calibrationWindows } from './windows.ts';
+import { progressKey, readProgress, removeProgress, type SavedProgress, writeProgress } from './progress-file.ts';
+import { namedRecipe } from './recipe/presets.ts';
+import { parseRecipe, type Recipe, type RecipeInput } from './recipe/schema.ts';
+import type { LayerReport } from './report/report.ts';
+import { checkSource, moeLayers, type Source } from './source.ts';
+import { calibrate as collectStatistics } from './statistics/calibrate.ts';
+import { LayerStream } from './statistics/layer-stream.ts';
+import { calibrationWindows } from './statistics/windows.ts';
+import { makeStep } from './steps/index.ts';
+import type { Json } from './steps/step.ts';
 
 export interface CompressOptions {
   /** New model folder. Work happens in `<out>.partial`; it is renamed at the end. */
   out: string;
-  /** Default 'merge'. */
-  recipe?: string | undefined;
-  /** Groups a layer, on average: 1 … experts. */
-  groups: number;
+  /** A name, or the steps themselves. Default 'merge'. */
+  recipe?: string | RecipeInput | undefined;
+  /** Of a named recipe: groups a layer, on average; 1 … experts. */
+  groups?: number | undefined;
+  /** Of a named recipe: rank of each matrix, share of rows kept beside, share of neurons that stay. */
+  rank?: number | undefined;
+  rows?: number | undefined;
+  neurons?: number | undefined;
   /** Text files, or safetensors files of token ids [windows, tokens]; see {@link calibrationWindows}. */
   calibrate: readonly string[];
   /** At most so many tokens of them. */
   calibrationTokens?: number | undefined;
-  /** Default 'least-squares'; 'none' is the published merge. */
+  /** Of a named recipe: default 'least-squares'; 'none' is the published form. */
   recover?: string | undefined;
-  /** How the experts are stored. Default: as in the source. */
+  /** Of a named recipe: how the experts are stored. Default: as in the source. */
   weights?: WeightFormat | undefined;
   /** Of the draw of calibration windows. Default 0. */
   seed?: number | undefined;
   /** Replace an existing `out`. */
   force?: boolean | undefined;
+  /** Go on with what a stopped run of the same inputs left in `<out>.partial`; the result is the same to the byte. */
+  resume?: boolean | undefined;
   /** Default 'auto'. A device given open stays open. */
   device?: string | Device | undefined;
   signal?: AbortSignal | undefined;
@@ -48,18 +58,18 @@ export interface CompressResult {
   readonly layers: readonly LayerReport[];
   /** Of the weight files on disk. */
   readonly bytes: { readonly before: number; readonly after: number };
-  /** Elements of all tensors; those of a quantized matrix count once, its scales and offsets do not. */
+  /** Elements of all matrices and vectors; scales, offsets and indices do not count. */
   readonly parameters: { readonly before: number; readonly after: number };
   readonly seconds: number;
 }
 
-/** What the steps of one compression share. */
+/** What the parts of one compression share. */
 interface Job {
   readonly source: Source;
   readonly recipe: Recipe;
-  readonly device: Device;
   readonly stream: LayerStream;
   readonly folder: OutputFolder;
+  readonly signal: AbortSignal | undefined;
   /** Recorded beside the recipe. */
   readonly calibration: { readonly windows: number; readonly tokens: number; readonly seed: number };
   /** Also where an abort is noticed between steps. */
@@ -67,18 +77,17 @@ interface Job {
 }
 
 /**
- * Merges the experts of a model and writes a new model folder: MC-SMoE's merge (section 3: usage, router-logit similarity, alignment, one
- * budget of groups over all layers, frequency-weighted mean), then a least-squares refit of the merged down projections, layer by layer on what the
- * compressed layers before really give. The distillation that the paper trains afterwards is not part of it. The same inputs give the same bytes.
+ * Runs a recipe over a model and writes a new model folder, one layer in memory at a time. What a step breaks is refitted on what the
+ * compressed layers before really give, unless the recipe says no. The same inputs give the same bytes.
  *
  * @param source Hugging Face folder
  * @throws MoeError INVALID_ARGUMENT, RECIPE_INVALID, FILE_EXISTS, FILE_UNWRITABLE, and what opening a model throws; an abort rejects with the signal's reason. `out`
- * is untouched then, and nothing is left beside it.
+ * is untouched then; beside it `<out>.partial` stays where a layer was finished, for `resume`.
  */
 export async function compress(source: string, options: CompressOptions): Promise<CompressResult> {
   const started = performance.now();
   const { out, calibrate, signal, calibrationTokens: limit, seed = 0, device: given } = requireObject(options);
-  const recipe = makeRecipe({ ...options, recipe: options.recipe ?? 'merge' });
+  const recipe = recipeOf(options);
   if (!isPath(out)) throw invalid('out', 'a path', out);
   if (!Array.isArray(calibrate) || ![...calibrate].every(isPath))
     throw invalid('calibrate', 'a list of paths', calibrate);
@@ -89,103 +98,130 @@ export async function compress(source: string, options: CompressOptions): Promis
   const checked = checkSource(checkpoint, recipe);
   const { vocabulary, context } = checked.config;
   await refuseSource(source, out);
-  // Discards what it holds unless it was committed.
-  await using folder = await OutputFolder.create(out, { force: options.force === true });
+  // Discards what it holds unless it was committed or kept.
+  await using folder = await OutputFolder.create(out, {
+    force: options.force === true,
+    resume: options.resume === true,
+  });
   const tokenizer = () => checkpoint.tokenizer();
   const windows = await calibrationWindows(calibrate, { tokenizer, limit, seed, vocabulary, context, signal });
   const device = given instanceof Device ? given : await openDevice(given);
+  const stream = new LayerStream(device, checkpoint, checked.family, windows, signal);
   try {
     const job: Job = {
       source: checked,
       recipe,
-      device,
-      stream: new LayerStream(device, checkpoint, checked.family, windows, signal),
+      stream,
       folder,
-      calibration: { windows: windows.length, tokens: windows.reduce((sum, { length }) => sum + length, 0), seed },
+      signal,
+      calibration: { windows: windows.length, tokens: stream.tokens, seed },
       report: (phase, done, total) => {
         signal?.throwIfAborted();
         options.onProgress?.({ phase, done, total });
       },
     };
-    const layers = await decide(job);
-    const written = await write(job, layers);
+    const saved = await readProgress(folder, progressKey(checkpoint, recipe, windows, device.name));
+    const decisions = saved.decisions ?? (await decide(job));
+    const progress = { ...saved, decisions };
+    await writeProgress(folder, progress);
+    const written = await write(job, progress);
     signal?.throwIfAborted();
+    await removeProgress(folder);
     await folder.commit();
-    const before = [...checkpoint.tensors.values()].reduce(
-      (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
-      0,
-    );
+    const before = [...checkpoint.tensors.values()].reduce((sum, { shape }) => sum + elements(shape), 0);
     return {
       recipe,
-      layers,
+      layers: written.layers,
       bytes: { before: checkpoint.bytes, after: written.bytes },
       parameters: { before, after: written.parameters },
       seconds: (performance.now() - started) / 1000,
     };
+  } catch (error) {
+    if (folder.resumed) await folder.keep();
+    throw error;
   } finally {
+    stream.dispose();
     if (!(given instanceof Device)) device.dispose();
   }
 }
 
-/** Observes the routers of the model and groups its experts. */
-async function decide({ source: { config }, recipe, device, stream, report }: Job): Promise<LayerReport[]> {
-  const total = config.layers.length;
-  const observed = await observeRouters(device, stream, (done) => report('observe the routers', done, total));
-  return planLayers(observed, recipe);
+function recipeOf(options: CompressOptions): Recipe {
+  const { recipe = 'merge' } = options;
+  return typeof recipe === 'string' ? namedRecipe(recipe, options) : parseRecipe(recipe);
 }
 
-/** Writes all files of the new folder: what stays, then the merged layers in order, then the config. */
-async function write(job: Job, layers: readonly LayerReport[]): Promise<{ bytes: number; parameters: number }> {
-  const { source, recipe, folder, report } = job;
-  const { checkpoint, family } = source;
-  const merges = new Map(layers.map((layer) => [layer.layer, new LayerMerge(checkpoint, family, layer)]));
-  const replaced = new Set([...merges.values()].flatMap((merge) => merge.sourceNames));
+/** What every step decides over all layers, from light statistics of the original model. */
+async function decide({ source, recipe, stream, report }: Job): Promise<Json[][]> {
+  const total = source.config.layers.length;
+  const statistics = await collectStatistics(stream, (done) => report('calibrate', done, total));
+  const recover = recipe.recover !== 'none';
+  const decisions: Json[][] = [];
+  for (const step of recipe.steps) {
+    const planned = await makeStep(step).plan?.({ source, statistics, stream, recover, report });
+    decisions.push(planned ? [...planned] : []);
+  }
+  return decisions;
+}
+
+/** Writes all files of the new folder: what stays, then the compressed layers in order, then the config. */
+async function write(
+  job: Job,
+  saved: SavedProgress & { readonly decisions: readonly (readonly Json[])[] },
+): Promise<{ layers: LayerReport[]; bytes: number; parameters: number }> {
+  const { source, recipe, stream, folder, report } = job;
+  const { checkpoint, config } = source;
+  const runs = moeLayers(source).map((layer) => new LayerRun(source, recipe, layer));
+  const replaced = new Set(runs.flatMap((run) => run.sourceNames));
   const kept = [...checkpoint.tensors.keys()].filter((name) => !replaced.has(name));
-  const matrices = [...merges.values()].flatMap((merge) => merge.matrices(recipe.weights));
-  const writer = await ModelWriter.create(folder, checkpoint, kept, matrices, storedWeights(recipe.weights));
+  const writer = new ModelWriter(folder, checkpoint, kept, runs.length);
+  await writer.tidy();
+  await writer.copyKept((done, total) => report('copy what stays', done, total));
+  const finished = [...saved.finished];
+  await stream.embed();
+  let position = 0;
   try {
-    for (const [index, name] of kept.entries()) {
-      report('copy what stays', index, kept.length);
-      await writer.copy(name);
+    for (const index of config.layers.keys()) {
+      report('compress', index, config.layers.length);
+      await stream.enter(index);
+      const run = runs[position];
+      if (run?.index !== index) {
+        await stream.leave();
+        continue;
+      }
+      const done = finished[position];
+      if (done) {
+        await run.replay(stream, writer.layerFile(position), done);
+      } else {
+        const decisions = saved.decisions.map((planned) => planned[position]);
+        const result = await run.compress(stream, decisions, job.signal);
+        await writer.layer(position, result.tensors);
+        finished.push(result.finished);
+        await writeProgress(folder, { ...saved, finished });
+        await run.leave(stream, result.tensors, result.finished);
+      }
+      position++;
     }
-    await mergeLayers(job, merges, writer);
-    await writer.finish({ ...checkpoint.config, moe: section(job, layers) });
   } catch (error) {
-    await writer.discard();
+    if (finished.length > 0) await folder.keep();
     throw error;
   }
-  return writer;
-}
-
-/** Merges, refits and stores layer after layer; the refit of each sees what the merged ones before it give. */
-async function mergeLayers(job: Job, merges: ReadonlyMap<number, LayerMerge>, writer: ModelWriter): Promise<void> {
-  const { source, recipe, device, stream, report } = job;
-  const total = source.config.layers.length;
-  const recovering = recipe.recover === 'least-squares';
-  if (recovering) await stream.embed();
-  for (let index = 0; index < total; index++) {
-    report('merge the experts', index, total);
-    const merge = merges.get(index);
-    if (!merge) {
-      if (recovering) await stream.advance(index);
-      continue;
-    }
-    const slots = await merge.mean(recovering ? 'most-used' : 'first');
-    if (recovering) await merge.refit(device, stream, slots, recipe.weights);
-    for (const [name, values] of merge.named(slots)) await writer.matrix(name, values);
-  }
-  report('merge the experts', total, total);
-}
-
-/** The `moe` section: what a loader needs, and how the folder was made. */
-function section({ recipe, calibration }: Job, layers: readonly LayerReport[]): Record<string, unknown> {
-  return compressedJson({
-    version: 1,
+  report('compress', config.layers.length, config.layers.length);
+  const moe = {
+    version: 2,
     madeBy: `node-moe ${version()}`,
-    recipe: { ...recipe, calibration },
-    weights: storedWeights(recipe.weights) ?? null,
-    layers: new Map(layers.map(({ layer, groups, labels }) => [layer, { groups, groupOf: Int32Array.from(labels) }])),
-  });
+    recipe: { ...recipe, calibration: job.calibration },
+    weights: null,
+    layers: Object.fromEntries(finished.map(({ layer, described }) => [layer, described])),
+  };
+  const section = compressedSection({ moe });
+  const bytes = await writer.finish({ ...checkpoint.config, moe: section && compressedJson(section) });
+  const layers = finished.map(({ report: layer }) => layer);
+  const stays = kept.reduce((sum, name) => sum + elements(checkpoint.entry(name).shape), 0);
+  return { layers, bytes, parameters: layers.reduce((sum, layer) => sum + layer.parameters, stays) };
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
 }
 
 function isPath(value: unknown): boolean {
@@ -197,17 +233,6 @@ async function refuseSource(source: string, out: string): Promise<void> {
   const real = (path: string): Promise<string> => realpath(path).catch(() => resolve(path));
   if ((await real(out)) !== (await real(source))) return;
   throw new MoeError('RECIPE_INVALID', { argument: 'out', expected: 'another folder than the model', received: out });
-}
-
-function storedWeights(format: WeightFormat | undefined): CompressedWeights | undefined {
-  if (!format || !isInteger(format)) return undefined;
-  const form = nativeForm(format);
-  return {
-    format: format.format,
-    groupSize: (form.group || 'channel') as CompressedWeights['groupSize'],
-    offset: form.offset === true,
-    scale: form.scale === 'f16' ? 'f16' : 'f32', // makeRecipe refuses dual scales
-  };
 }
 
 function version(): string {

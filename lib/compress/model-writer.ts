@@ -1,24 +1,11 @@
-import { copyFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { addon } from '../addon.ts';
+import { copyFile, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { type CompressedWeights, compressedEntries, compressedNames } from '../checkpoint/compressed.ts';
-import { exists, unwritable } from '../checkpoint/files.ts';
+import { exists, sizeOf, unwritable } from '../checkpoint/files.ts';
 import type { OutputFolder } from '../checkpoint/folder.ts';
-import { type SafetensorsDtype, tensorBytes } from '../checkpoint/safetensors.ts';
+import { readHeader, tensorBytes } from '../checkpoint/safetensors.ts';
+import type { StoredTensor } from '../checkpoint/tensor-source.ts';
 import { SafetensorsWriter, type WriterEntry } from '../checkpoint/writer.ts';
-import { f32ToBf16, f32ToF16 } from '../tensor/half.ts';
-import { nativeForm } from '../weight/format.ts';
-
-/** A matrix that replaces matrices of the source. */
-export interface NewMatrix {
-  /** With its ending, as `….gate_proj.weight`. */
-  readonly name: string;
-  readonly rows: number;
-  readonly columns: number;
-  /** Stored dtype where the folder is not quantized. */
-  readonly dtype: SafetensorsDtype;
-}
 
 /** Files beside the weights that make a folder loadable by anyone. */
 const companions = [
@@ -35,100 +22,101 @@ const companions = [
   'LICENSE',
 ];
 
-/** Writes the tensors of a new model folder: those kept from the source as they are, new matrices in the stored form. */
+/** Tensor bytes of a file of copied tensors at most, but for a larger tensor. */
+const shardBytes = 4 * 2 ** 30;
+
+/**
+ * Writes the weight files of a new model folder: first those of what stays as it is, then one for each compressed layer. A file
+ * has its name only when it is complete, so a stopped run can go on behind the last one.
+ */
 export class ModelWriter {
   readonly #folder: OutputFolder;
   readonly #source: Checkpoint;
-  readonly #weights: CompressedWeights | undefined;
-  readonly #matrices: ReadonlyMap<string, NewMatrix>;
-  readonly #shards: readonly SafetensorsWriter[];
-  readonly #shardOf: ReadonlyMap<string, SafetensorsWriter>;
-  /** Bytes of all weight files, and elements of all matrices and vectors. */
-  readonly bytes: number;
-  readonly parameters: number;
-
-  private constructor(
-    folder: OutputFolder,
-    source: Checkpoint,
-    weights: CompressedWeights | undefined,
-    matrices: ReadonlyMap<string, NewMatrix>,
-    shardOf: ReadonlyMap<string, SafetensorsWriter>,
-    parameters: number,
-  ) {
-    this.#folder = folder;
-    this.#source = source;
-    this.#weights = weights;
-    this.#matrices = matrices;
-    this.#shardOf = shardOf;
-    this.#shards = [...new Set(shardOf.values())];
-    this.bytes = this.#shards.reduce((sum, shard) => sum + shard.bytes, 0);
-    this.parameters = parameters;
-  }
+  readonly #kept: readonly (readonly WriterEntry[])[];
+  readonly #files: readonly string[];
 
   /**
-   * Starts the weight files.
-   *
-   * @param kept names of source tensors that are copied
-   * @param o.shardBytes tensor bytes of a file at most, but for a larger tensor; default 4 GiB
-   * @throws MoeError FILE_UNWRITABLE
+   * @param kept names of source tensors that are copied, byte for byte
+   * @param layers files to come
    */
-  static async create(
+  constructor(
     folder: OutputFolder,
     source: Checkpoint,
     kept: readonly string[],
-    matrices: readonly NewMatrix[],
-    weights: CompressedWeights | undefined,
+    layers: number,
     o: { shardBytes?: number } = {},
-  ): Promise<ModelWriter> {
-    const copies = kept.map((name) => source.entry(name));
-    const made = matrices.flatMap((matrix): WriterEntry[] =>
-      weights
-        ? compressedEntries(matrix.name, matrix.rows, matrix.columns, weights)
-        : [{ name: matrix.name, dtype: matrix.dtype, shape: [matrix.rows, matrix.columns] }],
-    );
-    const entries = [...copies.map(({ name, dtype, shape }) => ({ name, dtype, shape })), ...made];
-    const shardOf = await createShards(folder, intoShards(entries, o.shardBytes ?? 4 * 2 ** 30));
-    const elements = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
-    const parameters =
-      copies.reduce((sum, { shape }) => sum + elements(shape), 0) +
-      matrices.reduce((sum, { rows, columns }) => sum + rows * columns, 0);
-    return new ModelWriter(
-      folder,
-      source,
-      weights,
-      new Map(matrices.map((matrix) => [matrix.name, matrix])),
-      shardOf,
-      parameters,
+  ) {
+    this.#folder = folder;
+    this.#source = source;
+    const entries = kept.map((name): WriterEntry => {
+      const { dtype, shape } = source.entry(name);
+      return { name, dtype, shape };
+    });
+    this.#kept = intoShards(entries, o.shardBytes ?? shardBytes);
+    const count = this.#kept.length + layers;
+    const number = (value: number): string => String(value).padStart(5, '0');
+    this.#files = Array.from({ length: count }, (_, index) =>
+      count === 1 ? 'model.safetensors' : `model-${number(index + 1)}-of-${number(count)}.safetensors`,
     );
   }
 
-  /** Copies a tensor of the source, byte for byte. */
-  async copy(name: string): Promise<void> {
-    await this.#write(name, await this.#source.read(name));
-  }
-
-  /** Stores f32 [rows, columns] under the name of a planned matrix. */
-  async matrix(name: string, values: Float32Array): Promise<void> {
-    const { rows, columns, dtype } = this.#matrices.get(name) as NewMatrix;
-    if (!this.#weights) {
-      const stored = dtype === 'BF16' ? f32ToBf16(values) : dtype === 'F16' ? f32ToF16(values) : values;
-      await this.#write(name, stored);
-      return;
+  /** Copies what stays, but for files that are there already. Rejects with FILE_UNWRITABLE. */
+  async copyKept(onTensor: (done: number, total: number) => void): Promise<void> {
+    const total = this.#kept.reduce((sum, entries) => sum + entries.length, 0);
+    let done = 0;
+    for (const [index, entries] of this.#kept.entries()) {
+      const path = this.#folder.file(this.#files[index] as string);
+      if (await exists(path)) {
+        done += entries.length;
+        continue;
+      }
+      const writer = await SafetensorsWriter.create(path, entries, { format: 'pt' });
+      try {
+        for (const { name } of entries) {
+          onTensor(done++, total);
+          await writer.write(name, await this.#source.read(name));
+        }
+        await writer.finish();
+      } finally {
+        await writer.discard();
+      }
     }
-    const names = compressedNames(name);
-    const parts = compressedEntries(name, rows, columns, this.#weights).map(
-      (entry) => [entry.name, new Uint8Array(entryBytes(entry))] as const,
-    );
-    const part = new Map(parts);
-    const form = nativeForm(this.#weights);
-    const codes = part.get(names.values) as Uint8Array;
-    await addon().quantize(values, rows, columns, form, codes, part.get(names.scale), part.get(names.offset));
-    for (const [partName, bytes] of parts) await this.#write(partName, bytes);
   }
 
-  /** Completes the weight files, writes config.json, copies tokenizer and generation settings. */
-  async finish(config: Record<string, unknown>): Promise<void> {
-    for (const shard of this.#shards) await shard.finish();
+  /** Writes the file of the layer at `position` among the compressed ones. Rejects with FILE_UNWRITABLE. */
+  async layer(position: number, tensors: readonly StoredTensor[]): Promise<void> {
+    const path = this.#folder.file(this.#files[this.#kept.length + position] as string);
+    const writer = await SafetensorsWriter.create(path, tensors, { format: 'pt' });
+    try {
+      for (const { name, data } of tensors) await writer.write(name, data);
+      await writer.finish();
+    } finally {
+      await writer.discard();
+    }
+  }
+
+  /** Path of a layer's file. */
+  layerFile(position: number): string {
+    return this.#folder.file(this.#files[this.#kept.length + position] as string);
+  }
+
+  /** Writes the index and config.json, copies tokenizer and generation settings. Resolves to the bytes of the weight files. */
+  async finish(config: Record<string, unknown>): Promise<number> {
+    const weightMap: Record<string, string> = {};
+    let [bytes, tensors] = [0, 0];
+    for (const file of this.#files) {
+      const path = this.#folder.file(file);
+      const size = (await sizeOf(path)) as number;
+      bytes += size;
+      for (const { name, begin, end } of (await readHeader(path, size)).entries) {
+        weightMap[name] = file;
+        tensors += end - begin;
+      }
+    }
+    if (this.#files.length > 1) {
+      const index = { metadata: { total_size: tensors }, weight_map: weightMap };
+      await this.#folder.writeJson('model.safetensors.index.json', index);
+    }
     await this.#folder.writeJson('config.json', config);
     for (const name of companions) {
       const from = join(this.#source.folder, name);
@@ -138,51 +126,23 @@ export class ModelWriter {
         throw unwritable(to, cause);
       });
     }
+    return bytes;
   }
 
-  async discard(): Promise<void> {
-    for (const shard of this.#shards) await shard.discard();
-  }
-
-  async #write(name: string, values: ArrayBufferView): Promise<void> {
-    await (this.#shardOf.get(name) as SafetensorsWriter).write(name, values);
+  /** Removes what a stopped run left half-written. */
+  async tidy(): Promise<void> {
+    for (const name of await readdir(this.#folder.partial)) {
+      if (name.endsWith('.partial')) await rm(join(this.#folder.partial, name), { force: true });
+    }
   }
 }
 
-/** Starts a file for each group of entries, and writes the index where there are several. Returns the file of each tensor. */
-async function createShards(
-  folder: OutputFolder,
-  groups: readonly (readonly WriterEntry[])[],
-): Promise<Map<string, SafetensorsWriter>> {
-  const number = (value: number): string => String(value).padStart(5, '0');
-  const shardOf = new Map<string, SafetensorsWriter>();
-  const shards: SafetensorsWriter[] = [];
-  try {
-    for (const [index, entries] of groups.entries()) {
-      const numbered = `model-${number(index + 1)}-of-${number(groups.length)}.safetensors`;
-      const path = folder.file(groups.length === 1 ? 'model.safetensors' : numbered);
-      const shard = await SafetensorsWriter.create(path, entries, { format: 'pt' });
-      shards.push(shard);
-      for (const { name } of entries) shardOf.set(name, shard);
-    }
-    if (groups.length > 1) {
-      const weightMap = Object.fromEntries([...shardOf].map(([name, { path }]) => [name, basename(path)]));
-      const metadata = { total_size: groups.flat().reduce((sum, entry) => sum + entryBytes(entry), 0) };
-      await folder.writeJson('model.safetensors.index.json', { metadata, weight_map: weightMap });
-    }
-    return shardOf;
-  } catch (error) {
-    for (const shard of shards) await shard.discard();
-    throw error;
-  }
-}
-
-function intoShards(entries: readonly WriterEntry[], shardBytes: number): WriterEntry[][] {
+function intoShards(entries: readonly WriterEntry[], most: number): WriterEntry[][] {
   const shards: WriterEntry[][] = [[]];
   let filled = 0;
   for (const entry of entries) {
-    const bytes = entryBytes(entry);
-    if (filled > 0 && filled + bytes > shardBytes) {
+    const bytes = tensorBytes(entry.dtype, entry.shape) as number;
+    if (filled > 0 && filled + bytes > most) {
       shards.push([]);
       filled = 0;
     }
@@ -190,8 +150,4 @@ function intoShards(entries: readonly WriterEntry[], shardBytes: number): Writer
     filled += bytes;
   }
   return shards;
-}
-
-function entryBytes({ dtype, shape }: WriterEntry): number {
-  return tensorBytes(dtype, shape) as number;
 }

@@ -1,7 +1,9 @@
 /** Brings the tensors of a checkpoint to a device: matrices as packed weights straight from the mapped file, the rest as tensors. */
 import type { NativePiece, NativeWeightForm } from '../addon.ts';
-import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { type CompressedWeights, compressedNames, type MatrixSource, matrixSource } from '../checkpoint/compressed.ts';
+import { type MatrixSource, matrixSource } from '../checkpoint/compressed.ts';
+import { tensorBytes } from '../checkpoint/safetensors.ts';
+import type { StoredIntegers } from '../checkpoint/stored-matrix.ts';
+import type { TensorSource } from '../checkpoint/tensor-source.ts';
 import type { Device } from '../device/device.ts';
 import { MoeError } from '../errors.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -11,7 +13,7 @@ import type { MlpNames } from './spec.ts';
 
 export interface LoaderOptions {
   /** How a compressed folder keeps its quantized matrices. */
-  readonly quantized?: CompressedWeights | null | undefined;
+  readonly quantized?: StoredIntegers | null | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Told after each weight, with bytes of the files used so far. */
   readonly onBytes?: ((bytes: number) => void) | undefined;
@@ -31,16 +33,16 @@ const writtenAtOnce = 1 << 20;
 /** Owns everything that it loaded until `dispose()`. */
 export class WeightLoader {
   readonly device: Device;
-  readonly #checkpoint: Checkpoint;
+  readonly source: TensorSource;
   readonly #options: LoaderOptions;
   readonly #owned: { dispose(): void }[] = [];
   readonly #seen = new Set<string>();
   #fileBytes = 0;
   #bytes = 0;
 
-  constructor(device: Device, checkpoint: Checkpoint, options: LoaderOptions = {}) {
+  constructor(device: Device, source: TensorSource, options: LoaderOptions = {}) {
     this.device = device;
-    this.#checkpoint = checkpoint;
+    this.source = source;
     this.#options = options;
   }
 
@@ -52,12 +54,12 @@ export class WeightLoader {
   /** A float tensor in the dtype and shape that the file has. Throws DTYPE_MISMATCH, CHECKPOINT_TENSOR_MISSING. */
   async tensor(name: string): Promise<Tensor> {
     this.#options.signal?.throwIfAborted();
-    const entry = this.#checkpoint.entry(name);
+    const entry = this.source.entry(name);
     const dtype = floatDtypes[entry.dtype as keyof typeof floatDtypes];
     if (!dtype) {
       throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: entry.dtype });
     }
-    const data = (await this.#checkpoint.read(name)) as Float32Array | Uint16Array;
+    const data = (await this.source.read(name)) as Float32Array | Uint16Array;
     const tensor = Tensor.empty(this.device, dtype, entry.shape);
     this.#keep(tensor, tensor.bytes, name);
     // A write copies before it returns: piece by piece, so that an embedding table does not hold up the event loop.
@@ -93,13 +95,25 @@ export class WeightLoader {
     return this.#load({ in: columns, out: rows, format, bias: o.bias ?? false }, pieces, names);
   }
 
-  /** Gated MLPs as one bank, a slot for each of `mlps`; `format` absent: as stored (f32 where they are stored differently). */
-  async mlps(mlps: readonly MlpNames[], hidden: number, width: number, format?: WeightFormat): Promise<MlpWeights> {
+  /**
+   * Gated MLPs as one bank, a slot for each of `mlps`; `format` absent: as stored (f32 where they are stored differently).
+   *
+   * @param widths neurons of all, or [mlps] of each
+   */
+  async mlps(
+    mlps: readonly MlpNames[],
+    hidden: number,
+    widths: number | Int32Array,
+    format?: WeightFormat,
+  ): Promise<MlpWeights> {
     const up: NativePiece[] = [];
     const down: NativePiece[] = [];
     const upNames: string[] = [];
     const downNames: string[] = [];
+    const ragged = typeof widths === 'number' ? undefined : [...widths];
+    const widest = ragged ? Math.max(...ragged, 1) : (widths as number);
     for (const [slot, names] of mlps.entries()) {
+      const width = ragged?.[slot] ?? widest;
       const [gateName, upName, downName] = [names.gate, names.up, names.down].map((name) => `${name}.weight`) as [
         string,
         string,
@@ -114,11 +128,22 @@ export class WeightLoader {
     const slots = mlps.length;
     return {
       up: await this.#load(
-        { in: hidden, out: 2 * width, slots, gated: true, format: format ?? commonFormat(up) },
+        {
+          in: hidden,
+          out: 2 * widest,
+          slots,
+          gated: true,
+          format: format ?? commonFormat(up),
+          ...(ragged && { outOf: ragged.map((width) => 2 * width) }),
+        },
         up,
         upNames,
       ),
-      down: await this.#load({ in: width, out: hidden, slots, format: format ?? commonFormat(down) }, down, downNames),
+      down: await this.#load(
+        { in: widest, out: hidden, slots, format: format ?? commonFormat(down), ...(ragged && { inOf: ragged }) },
+        down,
+        downNames,
+      ),
     };
   }
 
@@ -126,6 +151,11 @@ export class WeightLoader {
   dispose(): void {
     for (const owned of this.#owned.splice(0)) owned.dispose();
     this.#bytes = 0;
+  }
+
+  /** A bank of pieces that the caller made from the tensors `names`. */
+  bank(spec: Weight['spec'], pieces: readonly NativePiece[], names: readonly string[]): Promise<Weight> {
+    return this.#load(spec, pieces, names);
   }
 
   async #load(spec: Weight['spec'], pieces: readonly NativePiece[], names: readonly string[]): Promise<Weight> {
@@ -136,27 +166,26 @@ export class WeightLoader {
   }
 
   #matrix(name: string, rows: number, columns: number): MatrixSource {
-    return matrixSource(this.#checkpoint, name, rows, columns, this.#options.quantized);
+    return matrixSource(this.source, name, rows, columns, this.#options.quantized);
   }
 
   #bias(name: string, rows: number): NativePiece {
-    const entry = this.#checkpoint.entry(name);
+    const entry = this.source.entry(name);
     const store = floatDtypes[entry.dtype as keyof typeof floatDtypes];
     if (!store)
       throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: entry.dtype });
-    return { part: 'bias', slot: 0, row: 0, rows, form: { store }, values: this.#checkpoint.bytesOf(name) };
+    return { part: 'bias', slot: 0, row: 0, rows, form: { store }, values: this.source.bytesOf(name) };
   }
 
   #keep(owned: { dispose(): void }, bytes: number, ...names: string[]): void {
     this.#owned.push(owned);
     this.#bytes += bytes;
     for (const name of names) {
-      const { values, scale, offset } = compressedNames(name);
-      for (const part of [values, scale, offset]) {
-        if (this.#seen.has(part) || !this.#checkpoint.has(part)) continue;
+      for (const part of [name, `${name}_scale`, `${name}_offset`, `${name}_outer`, `${name}_index`]) {
+        if (this.#seen.has(part) || !this.source.has(part)) continue;
         this.#seen.add(part);
-        const { begin, end } = this.#checkpoint.entry(part);
-        this.#fileBytes += end - begin;
+        const { dtype, shape } = this.source.entry(part);
+        this.#fileBytes += tensorBytes(dtype, shape) ?? 0;
       }
     }
     this.#options.onBytes?.(this.#fileBytes);

@@ -1,15 +1,18 @@
 /** Checks, before anything is allocated, that a checkpoint holds what a model needs, in the right shapes, and nothing else. */
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { type CompressedWeights, compressedNames, matrixSource } from '../checkpoint/compressed.ts';
+import { matrixSource, partSource } from '../checkpoint/compressed.ts';
+import { partEntries, type StoredIntegers, type StoredPart } from '../checkpoint/stored-matrix.ts';
 import { MoeError } from '../errors.ts';
 import { formatShape } from '../tensor/shape.ts';
-import { type MlpNames, type MoeNames, type MoeSpec, slotsOf } from './spec.ts';
+import { expertParts } from './parts.ts';
+import { type MlpNames, type MoeNames, type MoeSpec, slotsOf, widthOf } from './spec.ts';
 
-/** A tensor of the file. A `matrix` may be stored quantized, with its scales and offsets beside it. */
+/** A tensor of the file. A `matrix` may be stored quantized, with its scales and offsets beside it; `part`: in the form that is given. */
 export interface TensorNeed {
   readonly name: string;
   readonly shape: readonly number[];
   readonly matrix: boolean;
+  readonly part?: StoredPart;
 }
 
 export function matrixNeed(name: string, rows: number, columns: number): TensorNeed {
@@ -28,7 +31,15 @@ export function* mlpNeeds(names: MlpNames, hidden: number, width: number): Gener
 
 export function* moeNeeds(spec: MoeSpec, names: MoeNames): Generator<TensorNeed> {
   yield matrixNeed(names.router, spec.router.experts, spec.hidden);
-  for (let slot = 0; slot < slotsOf(spec); slot++) yield* mlpNeeds(names.expert(slot), spec.hidden, spec.width);
+  if (spec.stored) {
+    for (const { part } of expertParts(spec, spec.stored, names)) {
+      yield { name: part.values.name, shape: part.values.shape, matrix: true, part };
+    }
+  } else {
+    for (let slot = 0; slot < slotsOf(spec); slot++) {
+      yield* mlpNeeds(names.expert(slot), spec.hidden, widthOf(spec, slot));
+    }
+  }
   if (names.shared && spec.sharedWidth > 0) yield* mlpNeeds(names.shared, spec.hidden, spec.sharedWidth);
   if (names.sharedGate && spec.sharedWidth > 0) yield matrixNeed(names.sharedGate, 1, spec.hidden);
 }
@@ -40,7 +51,7 @@ export function* moeNeeds(spec: MoeSpec, names: MoeNames): Generator<TensorNeed>
 export function requireTensors(
   checkpoint: Checkpoint,
   needs: Iterable<TensorNeed>,
-  quantized: CompressedWeights | null | undefined,
+  quantized: StoredIntegers | null | undefined,
 ): TensorNeed[] {
   const present: TensorNeed[] = [];
   const missing: string[] = [];
@@ -55,7 +66,11 @@ export function requireTensors(
       received: `${checkpoint.tensors.size} others`,
     });
   }
-  for (const { name, shape, matrix } of present) {
+  for (const { name, shape, matrix, part } of present) {
+    if (part) {
+      partSource(checkpoint, part);
+      continue;
+    }
     if (matrix) {
       matrixSource(checkpoint, name, shape[0] as number, shape[1] as number, quantized);
       continue;
@@ -79,11 +94,10 @@ export function refuseUnknownTensors(
   ignored: readonly RegExp[],
 ): void {
   const known = new Set<string>();
-  for (const { name, matrix } of needs) {
+  for (const { name, matrix, part } of needs) {
     known.add(name);
-    if (!matrix) continue;
-    const { scale, offset } = compressedNames(name);
-    known.add(scale).add(offset);
+    if (matrix && !part) known.add(`${name}_scale`).add(`${name}_offset`).add(`${name}_outer`);
+    if (part) for (const entry of partEntries(part)) known.add(entry.name);
   }
   const unknown = [...checkpoint.tensors.keys()].filter(
     (name) => !known.has(name) && !ignored.some((pattern) => pattern.test(name)),

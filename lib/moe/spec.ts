@@ -1,4 +1,5 @@
 /** What an MoE block is, apart from its weights: plain values that a family reads from config.json. */
+import type { StoredExperts } from '../checkpoint/compressed.ts';
 import type { ExpertKind } from '../weight/bank.ts';
 import type { RouterSpec } from './router-spec.ts';
 
@@ -17,6 +18,10 @@ export interface MoeSpec {
   readonly router: RouterSpec;
   /** Absent: every expert has matrices of its own. */
   readonly merged?: MergeSpec;
+  /** i32 [slots] neurons of each slot where they differ; absent: `width`. */
+  readonly widths?: Int32Array;
+  /** How the experts' matrices are stored where they are not plain. */
+  readonly stored?: StoredExperts;
   /** Neurons of the shared expert; 0: there is none. */
   readonly sharedWidth: number;
 }
@@ -36,6 +41,11 @@ export interface MoeNames {
   readonly shared?: MlpNames;
   /** [1, hidden]: the shared expert is multiplied by its sigmoid. */
   readonly sharedGate?: string;
+}
+
+/** Neurons of a slot. */
+export function widthOf({ width, widths }: MoeSpec, slot: number): number {
+  return widths?.[slot] ?? width;
 }
 
 /** Slots of the bank: groups where experts are merged, else the experts. */

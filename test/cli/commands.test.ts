@@ -35,8 +35,17 @@ describe('commands with --json', () => {
     const made = await json('compress', tiny, '--out', out, '--recipe', 'merge', ...settings, '--report', report);
     assert.deepEqual(Object.keys(made), ['recipe', 'settings', 'layers', 'bytes', 'parameters', 'seconds']);
     assert.equal(made.recipe, 'merge');
-    assert.deepEqual(made.settings, { groups: 8, recover: 'least-squares', weights: { format: 'int4' } });
-    assert.deepEqual(Object.keys(made.layers[0]), ['layer', 'experts', 'groups', 'labels', 'frequencies']);
+    assert.equal(made.settings.recover, 'least-squares');
+    assert.deepEqual(
+      made.settings.steps.map(({ step, groups, weights }: Record<string, unknown>) => [step, groups ?? weights]),
+      [
+        ['group', 8],
+        ['merge', undefined],
+        ['quantize', 'int4'],
+      ],
+    );
+    const keys = ['layer', 'experts', 'groups', 'labels', 'frequencies', 'widths', 'bytes', 'parameters'];
+    assert.deepEqual(Object.keys(made.layers[0]), keys);
     assert.equal(made.layers.length, 4);
     assert.ok(made.bytes.after < made.bytes.before && made.parameters.after < made.parameters.before);
     const html = await readFile(report, 'utf8');

@@ -71,7 +71,13 @@ describe('compress', () => {
     single.dispose();
     const result = await run(tiny, { out: two, weights: { format: 'int4' } });
     assert.deepEqual(await hashes(one), await hashes(two));
-    assert.equal((await stat(join(two, 'model.safetensors'))).size, result.bytes.after);
+    const files = (await readdir(two)).filter((name) => name.endsWith('.safetensors'));
+    const sizes = await Promise.all(files.map(async (name) => (await stat(join(two, name))).size));
+    assert.equal(
+      sizes.reduce((sum, size) => sum + size, 0),
+      result.bytes.after,
+    );
+    assert.equal(files.length, 1 + 4);
     assert.equal((await stat(join(tiny, 'model.safetensors'))).size, result.bytes.before);
     const groups = result.layers.reduce((sum, layer) => sum + layer.groups, 0);
     assert.ok(groups <= 4 * 8);
@@ -127,11 +133,31 @@ describe('compress', () => {
     });
   }
 
-  it('an abort at any step leaves the old folder and nothing beside it', async () => {
+  it('a stopped run goes on behind its last finished layer, to the same bytes', async () => {
+    const [whole, out] = [join(folder, 'whole'), join(folder, 'resumed')];
+    await run(tiny, { out: whole });
+    for (const finished of [1, 3]) {
+      const controller = new AbortController();
+      const stop = ({ phase, done }: { phase: string; done: number }): void => {
+        if (phase === 'compress' && done === finished) controller.abort();
+      };
+      await assert.rejects(run(tiny, { out, signal: controller.signal, onProgress: stop }));
+      const phases: string[] = [];
+      const resumed = { out, resume: true };
+      await assert.rejects(run(tiny, { ...resumed, groups: 7 }), /resume/);
+      await run(tiny, { ...resumed, onProgress: ({ phase }) => phases.push(phase) });
+      assert.ok(!phases.includes('calibrate'));
+      assert.deepEqual(await hashes(out), await hashes(whole));
+      assert.ok(!(await readdir(folder)).includes('resumed.partial'));
+      await rm(out, { recursive: true });
+    }
+  });
+
+  it('an abort at any step leaves the old folder', async () => {
     const out = join(folder, 'old');
     await run(tiny, { out, recover: 'none' });
     const [before, beside] = [await hashes(out), await readdir(folder)];
-    for (const phase of ['observe the routers', 'copy what stays', 'merge the experts']) {
+    for (const phase of ['calibrate', 'copy what stays', 'compress']) {
       const controller = new AbortController();
       const reason = new Error(phase);
       const stop = (progress: { phase: string; done: number }): void => {
@@ -139,7 +165,8 @@ describe('compress', () => {
       };
       await assert.rejects(run(tiny, { out, signal: controller.signal, onProgress: stop }), reason);
       assert.deepEqual(await hashes(out), before);
-      assert.deepEqual(await readdir(folder), beside);
+      const left = phase === 'compress' ? ['old.partial'] : [];
+      assert.deepEqual((await readdir(folder)).sort(), [...beside, ...left].sort());
     }
   });
 
@@ -169,13 +196,13 @@ describe('compress', () => {
     await using source = await Checkpoint.open(tiny);
     await using output = await OutputFolder.create(join(folder, 'shards'));
     const names = [...source.tensors.keys()];
-    const writer = await ModelWriter.create(output, source, names, [], undefined, { shardBytes: 2e6 });
-    for (const name of names) await writer.copy(name);
-    await writer.finish(source.config);
+    const writer = new ModelWriter(output, source, names, 0, { shardBytes: 2e6 });
+    await writer.copyKept(() => {});
+    const bytes = await writer.finish(source.config);
     await output.commit();
     assert.equal((await readdir(join(folder, 'shards'))).filter((name) => /-of-0000\d\.safe/.test(name)).length, 4);
     await using written = await Checkpoint.open(join(folder, 'shards'));
-    assert.equal(written.bytes, writer.bytes);
+    assert.equal(written.bytes, bytes);
     for (const name of names) assert.deepEqual(await written.read(name), await source.read(name));
   });
 });

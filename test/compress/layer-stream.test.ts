@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
-import { observeRouters } from '../../lib/compress/calibrate.ts';
-import { LayerStream } from '../../lib/compress/layer-stream.ts';
-import { refitDown } from '../../lib/compress/recover.ts';
+import { ridgeSolve } from '../../lib/compress/recover/ridge.ts';
+import { calibrate } from '../../lib/compress/statistics/calibrate.ts';
+import { LayerStream } from '../../lib/compress/statistics/layer-stream.ts';
 import { openDevice } from '../../lib/device/open.ts';
 import { familyOf } from '../../lib/model/family.ts';
 import { Model } from '../../lib/model/model.ts';
@@ -23,7 +23,7 @@ describe('layer stream', () => {
       const lengths = [100, 37, 1, 90, 100, 100, 100, 100];
       const windows = lengths.map((length, w) => Int32Array.from({ length }, (_, i) => (i * (w + 3) + w) % 64));
       const stream = new LayerStream(device, checkpoint, family, windows);
-      const statistics = await observeRouters(device, stream, () => {});
+      const statistics = await calibrate(stream, () => {});
 
       await using model = await Model.open(path, { device });
       const seen = new Map<number, number[]>();
@@ -104,7 +104,7 @@ describe('refit', () => {
           }
           return sum;
         };
-        const refitted = await refitDown({ gram, cross, rows }, average, width, hidden);
+        const refitted = await ridgeSolve({ gram, cross, rows }, average, width, hidden);
         assert.ok(error(refitted) <= error(average) * (1 + 1e-5) + 1e-5, `${error(refitted)} over ${error(average)}`);
         if (rows === 0) assert.ok(refitted.every((value, i) => value === average[i]));
       }),

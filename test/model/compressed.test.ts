@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { addon } from '../../lib/addon.ts';
 import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
-import { type CompressedWeights, compressedEntries, compressedNames } from '../../lib/checkpoint/compressed.ts';
+import { plainPart } from '../../lib/checkpoint/compressed.ts';
+import { partEntries, type StoredIntegers } from '../../lib/checkpoint/stored-matrix.ts';
 import { SafetensorsWriter, type WriterEntry } from '../../lib/checkpoint/writer.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { openDevice } from '../../lib/device/open.ts';
@@ -19,7 +20,7 @@ const expert = /^(.*\.experts\.)(\d+)(\..*)\.weight$/;
 /** How a folder is rewritten: tensor `name` gets the content of `source(name)`, or is left out; `weights` quantizes experts. */
 interface Rewrite {
   readonly source?: (name: string) => string | undefined;
-  readonly weights?: CompressedWeights;
+  readonly weights?: StoredIntegers;
   readonly layers?: Record<string, { groups: number; groupOf: number[] }>;
   readonly drop?: (name: string) => boolean;
 }
@@ -61,13 +62,13 @@ async function addTensor(
     return;
   }
   const [rows = 0, columns = 0] = shape;
-  const entries = compressedEntries(name, rows, columns, weights);
+  const entries = partEntries(plainPart(name, weights, rows, columns));
   const bytes = entries.map((entry) => {
     const elements = entry.shape.reduce((product, size) => product * size, 1);
     return new Uint8Array(elements * ({ F32: 4, F16: 2 }[entry.dtype as string] ?? 1));
   });
   const of = (part: string) => bytes[entries.findIndex((entry) => entry.name === part)];
-  const { values, scale, offset } = compressedNames(name);
+  const [values, scale, offset] = [name, `${name}_scale`, `${name}_offset`];
   const matrix = await checkpoint.readF32(from);
   await addon().quantize(matrix, rows, columns, nativeForm(weights), of(values) as Uint8Array, of(scale), of(offset));
   for (const [index, entry] of entries.entries()) parts.set(entry.name, { entry, bytes: bytes[index] as Uint8Array });
@@ -87,7 +88,7 @@ describe('compressed folders', () => {
     { format: 'int4', groupSize: 'channel', offset: false, scale: 'f32' },
     { format: 'int8', groupSize: 'channel', offset: false, scale: 'f32' },
     { format: 'int8', groupSize: 64, offset: true, scale: 'f16' },
-  ] as const satisfies readonly CompressedWeights[]) {
+  ] as const satisfies readonly StoredIntegers[]) {
     it(`are loaded as stored: ${Object.values(weights).join(' ')}`, async () => {
       await using direct = await Model.open(tinyModel, { device, weights });
       const expected = await direct.logits(ids);
@@ -134,7 +135,7 @@ describe('compressed folders', () => {
   it('with scales missing or strange are refused', async () => {
     const weights = { format: 'int4', groupSize: 32, offset: true, scale: 'f16' } as const;
     const name = 'model.layers.1.mlp.experts.3.up_proj.weight';
-    const { scale, offset } = compressedNames(name);
+    const [scale, offset] = [`${name}_scale`, `${name}_offset`];
     const opened = (rewrite: Rewrite) => withRewritten(tinyModel, rewrite, (copy) => Model.open(copy, { device }));
     await assert.rejects(
       opened({ weights, drop: (part) => part === offset }),

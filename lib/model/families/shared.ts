@@ -1,6 +1,6 @@
 /** What the config.json of several families has in common. */
 
-import { compressedSection } from '../../checkpoint/compressed.ts';
+import { type CompressedLayer, compressedSection } from '../../checkpoint/compressed.ts';
 import {
   boolean,
   type Config,
@@ -98,13 +98,25 @@ export function sparseLayers(raw: Config, layerCount: number): boolean[] {
 /** The MoE or dense block of every layer, with the merged layers of a `moe` section. */
 export function blocks(raw: Config, moe: MoeSpec, sparse: readonly boolean[], denseWidth: () => number): BlockConfig[] {
   const { experts } = moe.router;
-  const merged = compressedSection(raw, { layers: sparse.length, experts })?.layers;
+  const compressed = compressedSection(raw, { layers: sparse.length, experts })?.layers;
   return sparse.map((isSparse, index): BlockConfig => {
-    const merge = merged?.get(index);
-    if (isSparse) return { kind: 'moe', moe: merge ? { ...moe, merged: merge } : moe };
-    if (merge) throw invalid(`moe.layers.${index}`, 'an MoE layer', 'a dense one');
+    const layer = compressed?.get(index);
+    if (isSparse) return { kind: 'moe', moe: layer ? compressedSpec(moe, layer) : moe };
+    if (layer) throw invalid(`moe.layers.${index}`, 'an MoE layer', 'a dense one');
     return { kind: 'dense', width: denseWidth() };
   });
+}
+
+function compressedSpec(moe: MoeSpec, { groups, groupOf, router, widths, matrices }: CompressedLayer): MoeSpec {
+  const { router: original } = moe;
+  return {
+    ...moe,
+    ...(router === 'slots'
+      ? { router: { ...original, experts: groups, topK: Math.min(original.topK, groups) } }
+      : { merged: { groups, groupOf } }),
+    ...(widths && { widths }),
+    ...(matrices && { stored: matrices }),
+  };
 }
 
 /** Keys that a query sees; 0: all. null, 0 and, where the family has the switch, `use_sliding_window: false` mean no window. */

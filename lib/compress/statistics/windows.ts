@@ -1,8 +1,8 @@
-import { readStart, sizeOf, unreadable } from '../checkpoint/files.ts';
-import { readHeader, type SafetensorsDtype, type TensorEntry } from '../checkpoint/safetensors.ts';
-import { readText } from '../checkpoint/text-file.ts';
-import type { Tokenizer } from '../checkpoint/tokenizer.ts';
-import { MoeError } from '../errors.ts';
+import { readStart, sizeOf, unreadable } from '../../checkpoint/files.ts';
+import { readHeader, type SafetensorsDtype, type TensorEntry } from '../../checkpoint/safetensors.ts';
+import { readText } from '../../checkpoint/text-file.ts';
+import type { Tokenizer } from '../../checkpoint/tokenizer.ts';
+import { MoeError } from '../../errors.ts';
 
 /** Tokens of a window cut from a text, or the model's context where that is shorter. Each window is a text of its own. */
 export const windowTokens = 256;

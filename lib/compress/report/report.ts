@@ -1,5 +1,5 @@
+import type { Recipe } from '../recipe/schema.ts';
 import { escapeHtml, similarityMatrix, sizeAgainstPerplexity, usageBars } from './charts.ts';
-import type { Recipe } from './recipe.ts';
 
 /** What compression decided for one layer. */
 export interface LayerReport {
@@ -12,6 +12,12 @@ export interface LayerReport {
   readonly frequencies: readonly number[];
   /** Router-logit similarity, [experts, experts], 0 … 1. */
   readonly similarity: readonly number[];
+  /** Neurons of each stored expert. */
+  readonly widths: readonly number[];
+  /** Of the stored expert matrices, scales and indices included. */
+  readonly bytes: number;
+  /** Elements of the stored matrices, the router's included. */
+  readonly parameters: number;
 }
 
 /** One row of a quality table. */

@@ -1,4 +1,4 @@
-import { addon } from '../addon.ts';
+import { addon } from '../../addon.ts';
 
 /** Sums over the rows t that reach a group; h is the merged expert's hidden row, g its summed gate, target the members' gated outputs. */
 export interface RefitStatistics {
@@ -18,7 +18,7 @@ export interface RefitStatistics {
  * @param average D⁰, f32 [hidden, width]
  * @returns f32 [hidden, width]
  */
-export async function refitDown(
+export async function ridgeSolve(
   { gram, cross, rows }: RefitStatistics,
   average: Float32Array,
   width: number,

@@ -1,0 +1,170 @@
+/** The experts of one layer while they are compressed: what every step takes and gives. */
+import type { StoredFloats, StoredForm } from '../checkpoint/stored-matrix.ts';
+import type { ExpertKind } from '../weight/bank.ts';
+import type { ExpertMatrices } from './expert.ts';
+
+/** B·A with A [rank, columns] and B [rows, rank]. */
+export interface Factors {
+  readonly rank: number;
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+}
+
+/** Whole rows [count, columns], whose outputs `index` names, ascending. */
+export interface KeptRows {
+  readonly index: Int32Array;
+  readonly values: Float32Array;
+}
+
+/** At most n of every m inputs: values and their places, [rows, ceil(columns / m)·n]. */
+export interface SparseMatrix {
+  readonly n: number;
+  readonly m: number;
+  readonly values: Float32Array;
+  readonly index: Uint8Array;
+}
+
+/** Codes of a part that a solver chose; without them a part is rounded to the nearest when it is stored. */
+export interface Codes {
+  readonly form: StoredForm;
+  readonly values: Uint8Array;
+  readonly scale: Uint8Array;
+  readonly offset?: Uint8Array;
+  readonly outer?: Uint8Array;
+}
+
+/** A matrix [rows, columns] as the sum of its parts, as in docs/weights.md. */
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly dense?: Float32Array;
+  readonly factors?: Factors;
+  readonly kept?: KeptRows;
+  readonly sparse?: SparseMatrix;
+  /** Of dense, kept rows or the sparse part. */
+  readonly codes?: { readonly dense?: Codes; readonly kept?: Codes; readonly sparse?: Codes };
+}
+
+/** One stored expert: gate and up [width, hidden], down [hidden, width]. */
+export interface Expert {
+  readonly hidden: number;
+  readonly width: number;
+  readonly gate?: Matrix;
+  readonly up: Matrix;
+  readonly down: Matrix;
+}
+
+/** How the parts of a bank are stored. */
+export interface PartForms {
+  readonly dense: StoredForm;
+  readonly factors: StoredFloats;
+  readonly kept: StoredForm;
+  readonly sparse: StoredForm;
+}
+
+/** All experts of a layer. */
+export interface ExpertLayer {
+  readonly hidden: number;
+  readonly kind: ExpertKind;
+  readonly slots: readonly Expert[];
+  /** i32 [original experts] → slot; −1: the expert is gone, which only a router of slots allows. */
+  readonly groupOf: Int32Array;
+  /** f32 [slots, hidden]: the rows of a router that chooses among slots; absent: the original router stays. */
+  readonly router?: Float32Array;
+  /** [slots]: the slot whose dense matrices each slot adds its other parts to (delta form). Slots 0 … bases − 1 hold them. */
+  readonly baseOf?: Int32Array;
+  readonly forms: { readonly up: PartForms; readonly down: PartForms };
+}
+
+/** A matrix that is dense alone. */
+export function denseMatrix(rows: number, columns: number, dense: Float32Array): Matrix {
+  return { rows, columns, dense };
+}
+
+/** An expert of dense matrices. */
+export function denseExpert({ width, hidden, gate, up, down }: ExpertMatrices): Expert {
+  return {
+    width,
+    hidden,
+    ...(gate && { gate: denseMatrix(width, hidden, gate) }),
+    up: denseMatrix(width, hidden, up),
+    down: denseMatrix(hidden, width, down),
+  };
+}
+
+/** The sum of a matrix's parts, [rows, columns]; `base`: the dense matrix of another slot that it adds to. */
+export function sumOf(matrix: Matrix, base: Float32Array | undefined = matrix.dense): Float32Array {
+  const { rows, columns, factors, kept, sparse } = matrix;
+  const sum = base ? Float32Array.from(base) : new Float32Array(rows * columns);
+  if (factors) {
+    const { rank, a, b } = factors;
+    for (let row = 0; row < rows; row++) {
+      for (let r = 0; r < rank; r++) {
+        const weight = b[row * rank + r] as number;
+        for (let column = 0; column < columns; column++) {
+          const at = row * columns + column;
+          sum[at] = (sum[at] as number) + weight * (a[r * columns + column] as number);
+        }
+      }
+    }
+  }
+  kept?.index.forEach((row, at) => {
+    for (let column = 0; column < columns; column++) {
+      const to = row * columns + column;
+      sum[to] = (sum[to] as number) + (kept.values[at * columns + column] as number);
+    }
+  });
+  if (sparse) {
+    const { n, m, values, index } = sparse;
+    const stride = Math.ceil(columns / m) * n;
+    for (let at = 0; at < rows * stride; at++) {
+      const row = Math.floor(at / stride);
+      const column = Math.floor((at % stride) / n) * m + (index[at] as number);
+      if (column < columns)
+        sum[row * columns + column] = (sum[row * columns + column] as number) + (values[at] as number);
+    }
+  }
+  return sum;
+}
+
+/** A slot's matrices as dense ones. */
+export function denseMatrices(layer: ExpertLayer, slot: number): ExpertMatrices {
+  const expert = layer.slots[slot] as Expert;
+  const base = layer.baseOf && (layer.slots[layer.baseOf[slot] as number] as Expert);
+  const dense = (matrix: 'gate' | 'up' | 'down'): Float32Array | undefined => {
+    const own = expert[matrix];
+    return own && (base ? sumOf(own, base[matrix]?.dense) : isDense(own) ? own.dense : sumOf(own));
+  };
+  return {
+    hidden: expert.hidden,
+    width: expert.width,
+    gate: dense('gate'),
+    up: dense('up') as Float32Array,
+    down: dense('down') as Float32Array,
+  };
+}
+
+function isDense({ dense, factors, kept, sparse }: Matrix): boolean {
+  return dense !== undefined && !factors && !kept && !sparse;
+}
+
+/** Every expert as it is in the source. */
+export function originalLayer(experts: readonly ExpertMatrices[], kind: ExpertKind, form: StoredFloats): ExpertLayer {
+  const forms = { dense: form, factors: form, kept: form, sparse: form };
+  return {
+    hidden: (experts[0] as ExpertMatrices).hidden,
+    kind,
+    slots: experts.map(denseExpert),
+    groupOf: Int32Array.from(experts.keys()),
+    forms: { up: forms, down: forms },
+  };
+}
+
+/** Original experts of each slot, ascending. */
+export function membersOf({ slots, groupOf }: Pick<ExpertLayer, 'slots' | 'groupOf'>): number[][] {
+  const members = slots.map((): number[] => []);
+  groupOf.forEach((slot, expert) => {
+    members[slot]?.push(expert);
+  });
+  return members;
+}

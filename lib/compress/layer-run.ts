@@ -1,0 +1,141 @@
+/** One MoE layer of a run: its steps, what is stored of it, and the stream's way past it. */
+import { type CompressedLayer, compressedJson, compressedSection } from '../checkpoint/compressed.ts';
+import { SafetensorsFile } from '../checkpoint/safetensors-file.ts';
+import { MemoryTensors, type StoredTensor, type TensorSource } from '../checkpoint/tensor-source.ts';
+import { loadBank } from '../moe/bank.ts';
+import { WeightLoader } from '../moe/loader.ts';
+import { expertParts } from '../moe/parts.ts';
+import type { MoeNames, MoeSpec } from '../moe/spec.ts';
+import { describeLayer, encodeLayer, layerBytes, specOf } from './encode.ts';
+import { type ExpertLayer, originalLayer } from './experts.ts';
+import { LayerContext, matrixNames } from './layer-context.ts';
+import type { FinishedLayer } from './progress-file.ts';
+import type { Recipe } from './recipe/schema.ts';
+import type { LayerReport } from './report/report.ts';
+import type { Source } from './source.ts';
+import type { LayerStream } from './statistics/layer-stream.ts';
+import { makeStep } from './steps/index.ts';
+import { roundedForms } from './steps/quantize.ts';
+import type { Json } from './steps/step.ts';
+
+const formats = { F32: 'f32', F16: 'f16', BF16: 'bf16' } as const;
+
+export class LayerRun {
+  readonly index: number;
+  readonly #source: Source;
+  readonly #recipe: Recipe;
+  readonly #spec: MoeSpec;
+  readonly #names: MoeNames;
+
+  constructor(source: Source, recipe: Recipe, layer: { index: number; spec: MoeSpec; names: MoeNames }) {
+    this.index = layer.index;
+    this.#source = source;
+    this.#recipe = recipe;
+    this.#spec = layer.spec;
+    this.#names = layer.names;
+  }
+
+  /** Names of the source tensors that the layer's file replaces. */
+  get sourceNames(): string[] {
+    const { experts } = this.#spec.router;
+    const matrices = Array.from({ length: experts }, (_, expert) => matrixNames(this.#names.expert(expert)));
+    return [...matrices.flat(), `${this.#names.router}.weight`];
+  }
+
+  /** Runs the steps on the entered layer. */
+  async compress(
+    stream: LayerStream,
+    decisions: readonly (Json | undefined)[],
+    signal: AbortSignal | undefined,
+  ): Promise<{ tensors: StoredTensor[]; finished: FinishedLayer }> {
+    const { checkpoint } = this.#source;
+    const recover = this.#recipe.recover !== 'none';
+    const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, recover, signal);
+    let layer = await this.#original(context);
+    for (const [at, step] of this.#recipe.steps.entries()) {
+      signal?.throwIfAborted();
+      layer = await makeStep(step).apply(layer, context, decisions[at]);
+    }
+    const described = describeLayer(layer);
+    const spec = specOf(this.#spec, described);
+    const tensors = await encodeLayer(layer, spec, this.#names, this.#dtype());
+    if (!layer.router) tensors.push(await this.#sourceRouter());
+    return {
+      tensors,
+      finished: { layer: this.index, described: json(described), report: this.#report(layer, spec, context) },
+    };
+  }
+
+  /** Moves the stream past a layer that was just compressed. */
+  leave(stream: LayerStream, tensors: readonly StoredTensor[], finished: FinishedLayer): Promise<void> {
+    return this.#leave(stream, new MemoryTensors(tensors), finished);
+  }
+
+  /** Moves the stream past a layer that an earlier run finished. */
+  async replay(stream: LayerStream, file: string, finished: FinishedLayer): Promise<void> {
+    using tensors = await SafetensorsFile.open(file);
+    await this.#leave(stream, tensors, finished);
+  }
+
+  async #leave(stream: LayerStream, tensors: TensorSource, { described }: FinishedLayer): Promise<void> {
+    const spec = specOf(this.#spec, read(described));
+    const loader = new WeightLoader(stream.device, tensors);
+    try {
+      const experts = await loadBank(loader, spec, this.#names, undefined);
+      const router = await loader.linear(this.#names.router, spec.router.experts, spec.hidden);
+      await stream.leave((original) => ({ ...original, spec, experts, router }));
+    } finally {
+      loader.dispose();
+    }
+  }
+
+  async #original(context: LayerContext): Promise<ExpertLayer> {
+    const experts = [];
+    for (let expert = 0; expert < this.#spec.router.experts; expert++) experts.push(await context.original(expert));
+    const layer = originalLayer(experts, this.#spec.kind, { format: formats[this.#dtype()] });
+    return { ...layer, forms: roundedForms(this.#recipe, this.index, layer.forms) };
+  }
+
+  /** Of the source's expert matrices. */
+  #dtype(): 'F32' | 'F16' | 'BF16' {
+    const [, up] = matrixNames(this.#names.expert(0));
+    const { dtype } = this.#source.checkpoint.entry(up);
+    return dtype === 'BF16' || dtype === 'F16' ? dtype : 'F32';
+  }
+
+  async #sourceRouter(): Promise<StoredTensor> {
+    const { checkpoint } = this.#source;
+    const name = `${this.#names.router}.weight`;
+    const { dtype, shape } = checkpoint.entry(name);
+    return { name, dtype, shape, data: (await checkpoint.read(name)) as StoredTensor['data'] };
+  }
+
+  #report(layer: ExpertLayer, spec: MoeSpec, context: LayerContext): LayerReport {
+    const parts = [...expertParts(spec, spec.stored as NonNullable<MoeSpec['stored']>, this.#names)];
+    const weights = parts.reduce((sum, { part }) => sum + part.rows * part.columns, 0);
+    const router = (layer.router ? layer.slots.length : this.#spec.router.experts) * layer.hidden;
+    return {
+      layer: this.index,
+      experts: this.#spec.router.experts,
+      groups: layer.slots.length,
+      labels: [...layer.groupOf],
+      frequencies: [...(context.grouping?.frequencies ?? [])],
+      similarity: [...(context.grouping?.similarity ?? [])],
+      widths: layer.slots.map(({ width }) => width),
+      bytes: layerBytes(spec, this.#names),
+      parameters: weights + router,
+    };
+  }
+}
+
+/** A described layer as config.json has it, and back. */
+function json(described: CompressedLayer): Record<string, unknown> {
+  const layers = new Map([[0, described]]);
+  const made = compressedJson({ version: 2, madeBy: '', recipe: {}, weights: null, layers });
+  return (made.layers as Record<string, Record<string, unknown>>)[0] as Record<string, unknown>;
+}
+
+function read(described: Readonly<Record<string, unknown>>): CompressedLayer {
+  const moe = { version: 2, madeBy: '', recipe: {}, weights: null, layers: { 0: described } };
+  return compressedSection({ moe })?.layers.get(0) as CompressedLayer;
+}

@@ -1,0 +1,254 @@
+/**
+ * Runs a model over calibration windows one layer at a time: only the hidden states of all windows and one layer's weights are in
+ * memory. A layer is entered (attention), observed any number of times, and left with whatever experts are then in it.
+ */
+import type { Checkpoint } from '../../checkpoint/checkpoint.ts';
+import type { Device } from '../../device/device.ts';
+import { Graph } from '../../graph/graph.ts';
+import type { Value } from '../../graph/value.ts';
+import { buildAttention, declarePlaces, type LayerWeights } from '../../model/decoder.ts';
+import type { DecoderConfig, Family, LayerConfig } from '../../model/decoder-config.ts';
+import { pageSize } from '../../model/kv-cache.ts';
+import { ropeFrequencies } from '../../model/rope.ts';
+import { loadLayer } from '../../model/weights.ts';
+import { buildMlp, buildMoe, type MoeValues, type MoeWeights } from '../../moe/block.ts';
+import { WeightLoader } from '../../moe/loader.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+
+/** Several windows that run at once, as sequences of one batch. */
+interface Batch {
+  readonly ids: Int32Array;
+  readonly places: Readonly<Record<'positions' | 'sequence' | 'lengths' | 'pages', Int32Array>>;
+  /** f32 [tokens, hidden]: what the next layer gets. */
+  hidden: Float32Array;
+  /** f32 [tokens, hidden]: after the attention of the layer that was entered. */
+  middle: Float32Array;
+}
+
+const batchTokens = 512;
+
+/** The values of an MoE block as the original experts give them, and its weights. */
+export interface Observed {
+  readonly graph: Graph;
+  readonly values: MoeValues;
+  readonly weights: MoeWeights;
+}
+
+/** Sums of all windows, by the names of the graph's states. */
+export type Sums = Readonly<Record<string, Float64Array>>;
+
+interface Entered {
+  readonly index: number;
+  readonly layer: LayerWeights;
+  readonly loader: WeightLoader;
+}
+
+export class LayerStream {
+  readonly config: DecoderConfig;
+  /** Tokens of all windows. */
+  readonly tokens: number;
+  readonly device: Device;
+  readonly #checkpoint: Checkpoint;
+  readonly #family: Family;
+  readonly #batches: Batch[];
+  readonly #signal: AbortSignal | undefined;
+  #entered: Entered | undefined;
+
+  constructor(
+    device: Device,
+    checkpoint: Checkpoint,
+    family: Family,
+    windows: readonly Int32Array[],
+    signal?: AbortSignal,
+  ) {
+    this.device = device;
+    this.#checkpoint = checkpoint;
+    this.#family = family;
+    this.config = family.config(checkpoint.config);
+    this.#signal = signal;
+    this.#batches = intoBatches(windows);
+    this.tokens = windows.reduce((sum, { length }) => sum + length, 0);
+  }
+
+  /** Starts at the first layer: the windows' embeddings. */
+  async embed(): Promise<void> {
+    const table = await this.#checkpoint.readF32(`${this.#family.names.embedding}.weight`);
+    const { hidden } = this.config;
+    for (const batch of this.#batches) {
+      batch.hidden = new Float32Array(batch.ids.length * hidden);
+      batch.ids.forEach((id, token) => {
+        batch.hidden.set(table.subarray(id * hidden, (id + 1) * hidden), token * hidden);
+      });
+    }
+  }
+
+  /** Loads a layer as the source has it and runs its attention. */
+  async enter(index: number): Promise<void> {
+    const loader = new WeightLoader(this.device, this.#checkpoint, { signal: this.#signal });
+    try {
+      const asStored = { experts: undefined, attention: undefined };
+      const names = this.#family.names.layer(index);
+      const { config } = this;
+      const layer = await loadLayer(loader, config, config.layers[index] as LayerConfig, names, asStored);
+      const frequencies = await loader.constant(ropeFrequencies(config.rope, config.attention.headDim));
+      const graph = new Graph(this.device);
+      const hidden = graph.input('hidden', 'f32', ['tokens', config.hidden]);
+      const places = declarePlaces(graph);
+      const input = graph.norm(hidden, layer.inputNorm, { epsilon: config.epsilon });
+      graph.output('result', buildAttention(graph, config, layer, frequencies, places, index, input, hidden));
+      await this.#run(
+        graph,
+        (batch, { result }) => {
+          batch.middle = result as Float32Array;
+        },
+        { attention: index },
+      );
+      this.#entered = { index, layer, loader };
+    } catch (error) {
+      loader.dispose();
+      throw error;
+    }
+  }
+
+  /**
+   * Runs the MoE block of the entered layer with its original experts over all windows.
+   *
+   * @param shapes f64 states by name, zero at first
+   * @param build taps; they may declare outputs, which `each` gets batch by batch
+   */
+  async observe<S extends string>(
+    shapes: Readonly<Record<S, readonly number[]>>,
+    build: (observed: Observed, states: Readonly<Record<S, Value>>) => void,
+    each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void,
+  ): Promise<Readonly<Record<S, Float64Array>>> {
+    const { layer } = this.#layer();
+    if (layer.block.kind !== 'moe') throw new TypeError('a dense block has no experts to observe');
+    const graph = new Graph(this.device);
+    const values = buildMoe(graph, this.#blockInput(graph, layer).input, layer.block.moe).values;
+    const names = Object.keys(shapes) as S[];
+    const states = Object.fromEntries(names.map((name) => [name, graph.state(name, 'f64', shapes[name])]));
+    build({ graph, values, weights: layer.block.moe }, states as Record<S, Value>);
+    if (!each) graph.output('offsets', values.routing.offsets);
+    const tensors: Record<string, Tensor> = {};
+    try {
+      for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
+      await this.#run(graph, (batch, outputs) => each?.(outputs, batch.ids.length), { states: tensors });
+      const sums: Partial<Record<S, Float64Array>> = {};
+      for (const name of names) sums[name] = (await (tensors[name] as Tensor).read()) as Float64Array;
+      return sums as Record<S, Float64Array>;
+    } finally {
+      for (const tensor of Object.values(tensors)) tensor.dispose();
+    }
+  }
+
+  /**
+   * Runs the rest of the entered layer; its output is what the next one gets.
+   *
+   * @param replace other experts, or another router, for an MoE block; absent: the original ones
+   */
+  async leave(replace: (weights: MoeWeights) => MoeWeights = (weights) => weights): Promise<void> {
+    const { layer, loader } = this.#layer();
+    try {
+      const graph = new Graph(this.device);
+      const { middle, input } = this.#blockInput(graph, layer);
+      const { block } = layer;
+      const result =
+        block.kind === 'dense'
+          ? buildMlp(graph, input, block.mlp, this.config.kind, middle)
+          : buildMoe(graph, input, replace(block.moe), middle).y;
+      graph.output('result', result);
+      await this.#run(graph, (batch, outputs) => {
+        batch.hidden = outputs.result as Float32Array;
+      });
+    } finally {
+      loader.dispose();
+      this.#entered = undefined;
+    }
+  }
+
+  /** Gives the entered layer's weights back; for the end of a run that failed. */
+  dispose(): void {
+    this.#entered?.loader.dispose();
+    this.#entered = undefined;
+  }
+
+  /** The hidden states of all windows one after the other, f32 [tokens, hidden]; only for tests and the head. */
+  *states(): Generator<{ ids: Int32Array; lengths: Int32Array; hidden: Float32Array }> {
+    for (const { ids, places, hidden } of this.#batches) yield { ids, lengths: places.lengths, hidden };
+  }
+
+  #layer(): Entered {
+    if (this.#entered) return this.#entered;
+    throw new TypeError('no layer was entered');
+  }
+
+  #blockInput(graph: Graph, layer: LayerWeights): { middle: Value; input: Value } {
+    const middle = graph.input('middle', 'f32', ['tokens', this.config.hidden]);
+    return { middle, input: graph.norm(middle, layer.blockNorm, { epsilon: this.config.epsilon }) };
+  }
+
+  async #run(
+    graph: Graph,
+    take: (batch: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>) => void,
+    { states = {}, attention }: { states?: Readonly<Record<string, Tensor>>; attention?: number } = {},
+  ): Promise<void> {
+    const { kvHeads, headDim } = this.config.attention;
+    const longest = (count: (batch: Batch) => number): number => Math.max(...this.#batches.map(count));
+    const [tokens, pages] = [longest((batch) => batch.ids.length), longest((batch) => batch.places.pages.length)];
+    const sequences = longest((batch) => batch.places.lengths.length);
+    const program = graph.compile(attention === undefined ? { tokens } : { tokens, sequences, table: pages, pages });
+    const caches: Record<string, Tensor> = {};
+    if (attention !== undefined) {
+      const shape = [pages, pageSize, kvHeads * headDim];
+      for (const name of ['keys', 'values']) caches[`${name}.${attention}`] = Tensor.empty(this.device, 'f32', shape);
+    }
+    try {
+      for (const batch of this.#batches) {
+        const inputs =
+          attention === undefined
+            ? { middle: batch.middle, ...states }
+            : { hidden: batch.hidden, ...batch.places, ...caches };
+        const outputs = await program.run(inputs, { signal: this.#signal });
+        const arrays: Record<string, Float32Array | Int32Array> = {};
+        for (const [name, tensor] of Object.entries<Tensor>(outputs)) {
+          arrays[name] = (await tensor.read()) as Float32Array | Int32Array;
+          tensor.dispose();
+        }
+        take(batch, arrays);
+      }
+    } finally {
+      program.dispose();
+      for (const cache of Object.values(caches)) cache.dispose();
+    }
+  }
+}
+function intoBatches(windows: readonly Int32Array[]): Batch[] {
+  const groups: Int32Array[][] = [];
+  let tokens = Number.POSITIVE_INFINITY;
+  for (const window of windows) {
+    if (tokens + window.length > batchTokens) {
+      groups.push([]);
+      tokens = 0;
+    }
+    (groups.at(-1) as Int32Array[]).push(window);
+    tokens += window.length;
+  }
+  return groups.map((group) => {
+    const each = <T>(value: (window: Int32Array, sequence: number, at: number) => T): Int32Array =>
+      Int32Array.from(
+        group.flatMap((window, sequence) => Array.from(window, (_, at) => value(window, sequence, at))) as number[],
+      );
+    const pagesEach = Math.ceil(Math.max(...group.map((window) => window.length)) / pageSize);
+    return {
+      ids: each((window, _, at) => window[at]),
+      places: {
+        positions: each((_, __, at) => at),
+        sequence: each((_, sequence) => sequence),
+        lengths: Int32Array.from(group, (window) => window.length),
+        pages: Int32Array.from({ length: group.length * pagesEach }, (_, page) => page),
+      },
+      hidden: new Float32Array(),
+      middle: new Float32Array(),
+    };
+  });
+}
