@@ -11,6 +11,9 @@ import { MoeError } from './errors.ts';
 /** A view over memory that JavaScript owns. SharedArrayBuffer views are refused by the native side. */
 export type HostArray = Float32Array | Float64Array | Uint16Array | Int32Array | Int8Array | Uint8Array;
 
+/** A matrix that the numerics take in either precision. */
+export type FloatArray = Float32Array | Float64Array;
+
 /** `factor × size[symbol]`; a plain number is a fixed dimension. Only the first dimension may carry a symbol. */
 export type NativeDimension = number | { factor: number; symbol: string };
 
@@ -241,12 +244,20 @@ export interface NativeAddon {
     to: Float32Array,
     outer?: NativeBytes,
   ): Promise<void>;
-  /** Linear assignment: `columns[i]` is the column of row i that maximizes Σ cost[i, columns[i]]; cost is [n, n]. */
+  // What follows is documented in lib/compress/numerics.ts, whose functions make the arrays and call these.
   assign(cost: Float64Array, n: number, columns: Int32Array): Promise<void>;
-  /**
-   * Solves X·(A + ridge·I) = B + ridge·X0 for X [rows, n] by Cholesky: the ridge regression that stays near X0.
-   * A [n, n] symmetric positive semi-definite, B and X0 [rows, n].
-   */
+  addProduct(a: Float32Array, b: Float32Array, rows: number, columns: number, cost: Float64Array): Promise<void>;
+  product(
+    a: FloatArray,
+    b: FloatArray,
+    transposed: boolean,
+    rows: number,
+    columns: number,
+    depth: number,
+    to: FloatArray,
+  ): Promise<void>;
+  cholesky(a: Float64Array, n: number, ridge: number, to: Float64Array): Promise<void>;
+  symmetricInverse(a: Float64Array, n: number, ridge: number, to: Float64Array): Promise<void>;
   ridgeSolve(
     a: Float64Array,
     b: Float64Array,
@@ -256,8 +267,76 @@ export interface NativeAddon {
     ridge: number,
     x: Float64Array,
   ): Promise<void>;
-  /** cost[i, j] += a[i, :]·b[j, :] over [rows, columns] matrices, in f64. */
-  addProduct(a: Float32Array, b: Float32Array, rows: number, columns: number, cost: Float64Array): Promise<void>;
+  triangularProduct(m: Float64Array, l: Float64Array, rows: number, n: number, to: Float64Array): Promise<void>;
+  /** x is replaced by the solution. */
+  triangularSolve(l: Float64Array, transposed: boolean, n: number, rows: number, x: Float64Array): Promise<void>;
+  symmetricEigen(a: Float64Array, n: number, count: number, values: Float64Array, vectors: Float64Array): Promise<void>;
+  truncatedSvd(
+    m: FloatArray,
+    rows: number,
+    columns: number,
+    rank: number,
+    whiten: Float64Array | undefined,
+    u: Float64Array,
+    s: Float64Array,
+    vt: Float64Array,
+    captured: Float64Array,
+  ): Promise<void>;
+  neuronCurve(
+    down: FloatArray,
+    h: Float64Array,
+    hidden: number,
+    width: number,
+    ridge: number,
+    order: Int32Array,
+    curve: Float64Array,
+  ): Promise<void>;
+  refitNeurons(
+    down: FloatArray,
+    h: Float64Array,
+    hidden: number,
+    width: number,
+    ridge: number,
+    kept: Int32Array,
+    count: number,
+    to: Float64Array,
+  ): Promise<void>;
+  gptq(
+    weight: Float32Array,
+    hessian: Float64Array,
+    rows: number,
+    columns: number,
+    form: NativeWeightForm,
+    bits: number,
+    damping: number,
+    bySize: boolean,
+    published: boolean,
+    values: Uint8Array,
+    scale: Uint8Array,
+    offset: Uint8Array | undefined,
+    dequantized: Float32Array,
+  ): Promise<void>;
+  sparseGpt(
+    weight: Float32Array,
+    hessian: Float64Array,
+    rows: number,
+    columns: number,
+    n: number,
+    m: number,
+    damping: number,
+    mask: Uint8Array,
+    to: Float32Array,
+  ): Promise<void>;
+  searchPermutation(
+    weight: Float32Array,
+    rows: number,
+    columns: number,
+    n: number,
+    m: number,
+    attempts: number,
+    permutation: Int32Array,
+    kept: Float64Array,
+  ): Promise<void>;
 }
 
 let loaded: NativeAddon | undefined;

@@ -9,6 +9,7 @@
 #include "addon/file.h"
 #include "addon/graph.h"
 #include "addon/host_task.h"
+#include "addon/numerics_task.h"
 #include "addon/program.h"
 #include "addon/queue.h"
 #include "addon/weight.h"
@@ -73,8 +74,20 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add<promise<quantize>>(exports, "quantize");
   add<promise<dequantize>>(exports, "dequantize");
   add<promise<assign>>(exports, "assign");
-  add<promise<ridge_solve>>(exports, "ridgeSolve");
   add<promise<add_product>>(exports, "addProduct");
+  add<promise<product>>(exports, "product");
+  add<promise<cholesky>>(exports, "cholesky");
+  add<promise<symmetric_inverse>>(exports, "symmetricInverse");
+  add<promise<ridge_solve>>(exports, "ridgeSolve");
+  add<promise<triangular_product>>(exports, "triangularProduct");
+  add<promise<triangular_solve>>(exports, "triangularSolve");
+  add<promise<symmetric_eigen>>(exports, "symmetricEigen");
+  add<promise<truncated_svd>>(exports, "truncatedSvd");
+  add<promise<neuron_curve>>(exports, "neuronCurve");
+  add<promise<refit_neurons>>(exports, "refitNeurons");
+  add<promise<gptq>>(exports, "gptq");
+  add<promise<sparse_gpt>>(exports, "sparseGpt");
+  add<promise<search_permutation>>(exports, "searchPermutation");
   return exports;
 }
 

@@ -1,61 +1,38 @@
 #include "addon/host_task.h"
 
-#include <functional>
-
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/file.h"
 #include "addon/weight.h"
 #include "core/convert.h"
 #include "moe/checked.h"
-#include "numerics/assignment.h"
-#include "numerics/cholesky.h"
-#include "numerics/product.h"
 
 namespace moe::addon {
 
-namespace {
+std::byte *HostTask::add_result(const Napi::Value &array, const View &view, const char *argument, bool filled) {
+  results_.push_back({filled ? HostBlock::copy(view) : HostBlock(view.bytes), HostTarget(array, argument, view.bytes)});
+  return results_.back().block.data();
+}
 
-constexpr int64_t max_side = int64_t{1} << 31;
+const std::byte *HostTask::add_source(const View &view) {
+  sources_.push_back(HostBlock::copy(view));
+  return sources_.back().data();
+}
 
-// `body` runs on the host thread and may only touch what it owns; then every result is stored into its array.
-class HostTask final : public PromiseJob {
- public:
-  explicit HostTask(Napi::Env env) : PromiseJob(env) {}
-  void execute() override { body(); }
-
-  // Memory for a result that is stored into the array; it starts as a copy where `filled`.
-  std::byte *add_result(const Napi::Value &array, const View &view, const char *argument, bool filled = false) {
-    results_.push_back(
-        {filled ? HostBlock::copy(view) : HostBlock(view.bytes), HostTarget(array, argument, view.bytes)});
-    return results_.back().block.data();
-  }
-  const std::byte *add_source(const View &view) {
-    sources_.push_back(HostBlock::copy(view));
-    return sources_.back().data();
-  }
-  std::function<void()> body;
-
- protected:
-  Napi::Value result(Napi::Env env) override {
-    for (const Result &result : results_) result.array.store(env, result.block.data());
-    return env.Undefined();
-  }
-
- private:
-  struct Result {
-    HostBlock block;
-    HostTarget array;
-  };
-  std::vector<HostBlock> sources_;
-  std::vector<Result> results_;
-};
+Napi::Value HostTask::result(Napi::Env env) {
+  for (const Result &result : results_) result.array.store(env, result.block.data());
+  return env.Undefined();
+}
 
 Napi::Value start(Napi::Env env, std::unique_ptr<HostTask> task) {
   const Napi::Promise promise = task->promise();
   Environment::of(env).host_tasks.push(env, std::move(task));
   return promise;
 }
+
+namespace {
+
+constexpr int64_t max_side = int64_t{1} << 31;
 
 // A u8 array of exactly this many bytes, or undefined where there are none.
 View part_of(const Napi::Value &value, const char *argument, int64_t bytes) {
@@ -113,46 +90,6 @@ napi_value dequantize(const Napi::CallbackInfo &info) {
     const moe_plain source{values->data(), scale->data(), offset->data(), outer->data(), nullptr};
     convert_rows(form, source, float_part(MOE_F32), target, rows, columns);
   };
-  return start(info.Env(), std::move(task));
-}
-
-napi_value assign(const Napi::CallbackInfo &info) {
-  const int64_t n = integer(info[1], "n", 0, max_side);
-  const View cost = view_of(info[0], "cost", MOE_F64, checked_multiply(n, n, "n"));
-  const View columns = view_of(info[2], "columns", MOE_I32, n);
-  auto task = std::make_unique<HostTask>(info.Env());
-  const auto *from = reinterpret_cast<const double *>(task->add_source(cost));
-  auto *to = reinterpret_cast<int32_t *>(task->add_result(info[2], columns, "columns"));
-  task->body = [=] { assign_maximum(from, n, to); };
-  return start(info.Env(), std::move(task));
-}
-
-napi_value ridge_solve(const Napi::CallbackInfo &info) {
-  const int64_t n = integer(info[3], "n", 0, max_side), rows = integer(info[4], "rows", 0, max_side);
-  const double ridge = number(info[5], "ridge");
-  const int64_t size = checked_multiply(rows, n, "rows");
-  const View a = view_of(info[0], "a", MOE_F64, checked_multiply(n, n, "n"));
-  const View b = view_of(info[1], "b", MOE_F64, size), x0 = view_of(info[2], "x0", MOE_F64, size),
-             x = view_of(info[6], "x", MOE_F64, size);
-  auto task = std::make_unique<HostTask>(info.Env());
-  const auto *matrix = reinterpret_cast<const double *>(task->add_source(a));
-  const auto *right = reinterpret_cast<const double *>(task->add_source(b));
-  const auto *near = reinterpret_cast<const double *>(task->add_source(x0));
-  auto *to = reinterpret_cast<double *>(task->add_result(info[6], x, "x"));
-  task->body = [=] { moe::ridge_solve(matrix, right, near, n, rows, ridge, to); };
-  return start(info.Env(), std::move(task));
-}
-
-napi_value add_product(const Napi::CallbackInfo &info) {
-  const int64_t rows = integer(info[2], "rows", 0, max_side), columns = integer(info[3], "columns", 0, max_side);
-  const int64_t size = checked_multiply(rows, columns, "rows");
-  const View a = view_of(info[0], "a", MOE_F32, size), b = view_of(info[1], "b", MOE_F32, size);
-  const View cost = view_of(info[4], "cost", MOE_F64, checked_multiply(rows, rows, "rows"));
-  auto task = std::make_unique<HostTask>(info.Env());
-  const auto *left = reinterpret_cast<const float *>(task->add_source(a));
-  const auto *right = reinterpret_cast<const float *>(task->add_source(b));
-  auto *to = reinterpret_cast<double *>(task->add_result(info[4], cost, "cost", true));
-  task->body = [=] { moe::add_product(left, right, rows, columns, to); };
   return start(info.Env(), std::move(task));
 }
 

@@ -11,7 +11,7 @@
 #include "moe/checked.h"
 #include "moe/error.h"
 
-namespace moe {
+namespace moe::numerics {
 namespace {
 
 constexpr int64_t free_column = -1;
@@ -92,4 +92,4 @@ void assign_maximum(const double *value, int64_t n, int32_t *columns) {
   }
 }
 
-}  // namespace moe
+}  // namespace moe::numerics

@@ -35,7 +35,7 @@ TEST_CASE("assignment matches brute force up to n = 7, with ties and negative va
       for (double &entry : value)
         entry = repeat % 2 ? static_cast<double>(random() % 5) - 2 : std::ldexp(static_cast<double>(random()), -30) - 2;
       std::vector<int32_t> columns(static_cast<size_t>(n), -1), order(static_cast<size_t>(n));
-      moe::assign_maximum(value.data(), n, columns.data());
+      moe::numerics::assign_maximum(value.data(), n, columns.data());
       REQUIRE(is_permutation(columns));
       std::iota(order.begin(), order.end(), 0);
       double best = -std::numeric_limits<double>::infinity();
@@ -54,10 +54,10 @@ TEST_CASE("assignment finds a hidden permutation of 200 and refuses NaN") {
   std::vector<double> value(n * n);
   for (double &entry : value) entry = std::ldexp(static_cast<double>(random()), -32);
   for (size_t i = 0; i < n; ++i) value[i * n + static_cast<size_t>(hidden[i])] += 1;
-  moe::assign_maximum(value.data(), n, columns.data());
+  moe::numerics::assign_maximum(value.data(), n, columns.data());
   CHECK(columns == hidden);
   value[3 * n + 4] = std::nan("");
-  CHECK(error_of([&] { moe::assign_maximum(value.data(), n, columns.data()); }) ==
+  CHECK(error_of([&] { moe::numerics::assign_maximum(value.data(), n, columns.data()); }) ==
         "INVALID_ARGUMENT cost: expected values within ±1e290, got nan at [3, 4]");
 }
 
@@ -70,7 +70,7 @@ TEST_CASE("assignment ends for the largest values it takes, and refuses larger o
       for (double &entry : value) entry = (static_cast<double>(random() % 3) - 1) * largest;
       value[0] = -largest;
       std::vector<int32_t> columns(static_cast<size_t>(n), -1);
-      const std::string error = error_of([&] { moe::assign_maximum(value.data(), n, columns.data()); });
+      const std::string error = error_of([&] { moe::numerics::assign_maximum(value.data(), n, columns.data()); });
       CHECK(error.starts_with("INVALID_ARGUMENT cost") == (largest > 1e290));
       if (largest <= 1e290) CHECK(is_permutation(columns));
     }
@@ -92,7 +92,7 @@ TEST_CASE("ridge_solve: the residual of random systems vanishes, across block ed
       for (double &entry : b) entry = normal(random);
       for (double &entry : x0) entry = normal(random);
       const double ridge = 0.5;
-      moe::ridge_solve(a.data(), b.data(), x0.data(), n, rows, ridge, x.data());
+      moe::numerics::ridge_solve(a.data(), b.data(), x0.data(), n, rows, ridge, x.data());
       double worst = 0;
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < n; ++j) {
@@ -110,15 +110,15 @@ TEST_CASE("ridge_solve: the residual of random systems vanishes, across block ed
 TEST_CASE("ridge_solve stays at x0 where A is zero, works in place, and refuses what is not positive definite") {
   const std::vector<double> zero(4), x0{1, 2};
   std::vector<double> b(2);
-  moe::ridge_solve(zero.data(), b.data(), x0.data(), 2, 1, 0.25, b.data());
+  moe::numerics::ridge_solve(zero.data(), b.data(), x0.data(), 2, 1, 0.25, b.data());
   CHECK(b == x0);
   const std::vector<double> indefinite{1, 2, 2, 1}, rank_one{1, 1, 1, 1};
   for (const auto &a : {indefinite, rank_one, zero})
     CHECK(error_of([&] {
-            moe::ridge_solve(a.data(), b.data(), x0.data(), 2, 1, 0, b.data());
+            moe::numerics::ridge_solve(a.data(), b.data(), x0.data(), 2, 1, 0, b.data());
           }).starts_with("INVALID_ARGUMENT a: expected a positive definite"));
   CHECK(error_of([&] {
-          moe::ridge_solve(zero.data(), b.data(), x0.data(), 2, 1, -1, b.data());
+          moe::numerics::ridge_solve(zero.data(), b.data(), x0.data(), 2, 1, -1, b.data());
         }).starts_with("INVALID_ARGUMENT ridge"));
 }
 
@@ -131,7 +131,7 @@ TEST_CASE("add_product adds every dot product of rows") {
       for (float &entry : a) entry = normal(random);
       for (float &entry : b) entry = normal(random);
       std::vector<double> cost(static_cast<size_t>(rows * rows), 2.0);
-      moe::add_product(a.data(), b.data(), rows, columns, cost.data());
+      moe::numerics::add_product(a.data(), b.data(), rows, columns, cost.data());
       double worst = 0;
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < rows; ++j) {
