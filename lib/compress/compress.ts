@@ -19,6 +19,7 @@ import { checkSource, moeLayers, type Source } from './source.ts';
 import { calibrate as collectStatistics } from './statistics/calibrate.ts';
 import { LayerStream } from './statistics/layer-stream.ts';
 import { calibrationWindows } from './statistics/windows.ts';
+import type { Grouping } from './steps/group.ts';
 import { makeStep } from './steps/index.ts';
 import type { Json } from './steps/step.ts';
 
@@ -156,9 +157,11 @@ async function decide({ source, recipe, stream, report }: Job): Promise<Json[][]
   const statistics = await collectStatistics(stream, (done) => report('calibrate', done, total));
   const recover = recipe.recover !== 'none';
   const decisions: Json[][] = [];
+  let grouping: Grouping[] | undefined;
   for (const step of recipe.steps) {
-    const planned = await makeStep(step).plan?.({ source, statistics, stream, recover, report });
+    const planned = await makeStep(step).plan?.({ source, statistics, stream, recover, grouping, report });
     decisions.push(planned ? [...planned] : []);
+    if (step.step === 'group') grouping = planned as Grouping[];
   }
   return decisions;
 }
@@ -177,7 +180,7 @@ async function write(
   await writer.tidy();
   await writer.copyKept((done, total) => report('copy what stays', done, total));
   const finished = [...saved.finished];
-  await stream.embed();
+  await stream.embed({ withOriginal: recipe.recover !== 'none' });
   let position = 0;
   try {
     for (const index of config.layers.keys()) {

@@ -4,14 +4,16 @@ import { MemoryTensors } from '../checkpoint/tensor-source.ts';
 import { MoeError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Routing } from '../graph/routing.ts';
+import type { Value } from '../graph/value.ts';
 import { loadProjection } from '../moe/bank.ts';
 import type { MoeValues } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import type { MlpNames, MoeNames, MoeSpec } from '../moe/spec.ts';
-import type { Weight } from '../weight/weight.ts';
+import { Weight } from '../weight/weight.ts';
 import { describeLayer, encodeLayer, specOf } from './encode.ts';
 import type { ExpertMatrices } from './expert.ts';
 import { type ExpertLayer, membersOf } from './experts.ts';
+import type { RefitStatistics } from './recover/ridge.ts';
 import type { LayerStream } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
 
@@ -27,6 +29,12 @@ export interface HiddenMoments {
   /** Rows of each slot, [slots]. */
   readonly rows: Float64Array;
 }
+
+/**
+ * Of what the layers before have lost, this share is asked of a layer. Half of it is nearly as good as the best on every budget tried
+ * (docs/compression.md); all of it asks experts for what their inputs do not tell.
+ */
+const correction = 0.5;
 
 export class LayerContext {
   readonly index: number;
@@ -88,52 +96,69 @@ export class LayerContext {
    *
    * @param power 0: every row alike; 2: rows count as much as their output does
    */
-  async inputMoments(
-    layer: Pick<ExpertLayer, 'slots' | 'groupOf'>,
-    power: 0 | 1 | 2,
-  ): Promise<{ gram: Float64Array; rows: Float64Array }> {
+  async inputMoments(layer: ExpertLayer, power: 0 | 1 | 2): Promise<{ gram: Float64Array; rows: Float64Array }> {
     const slots = layer.slots.length;
     const { hidden, router } = this.spec;
-    const { gram, counts } = await this.stream.observe(
-      { gram: [slots, hidden, hidden], counts: [router.experts] },
-      ({ graph, values }, states) => {
-        const routing = this.#routing(graph, values, layer);
+    const { gram, counts } = await this.#withRouting(layer, (route) =>
+      this.stream.observe({ gram: [slots, hidden, hidden], counts: [router.experts] }, ({ graph, values }, states) => {
+        const routing = route(graph, values);
         const x = graph.take(values.input, routing.tokenOf);
         graph.accumulate('gram', x, states.gram, { routing, gatePower: power });
-        graph.accumulate('count', values.routing.ids, states.counts);
-      },
+        graph.accumulate('count', routing.ids, states.counts);
+      }),
     );
-    return { gram, rows: this.#rowsOf(layer, counts) };
+    return { gram, rows: rowsOf(layer, counts) };
   }
 
-  /** Moments of what down reads and should give, with gate and up as `layer` has them now, in the form in which they are stored. */
-  async hiddenMoments(layer: ExpertLayer): Promise<HiddenMoments> {
+  /**
+   * Moments of what down reads and should give, with gate and up as `layer` has them now, in the form in which they are stored.
+   *
+   * @param o.together the target of a slot is what it gives now, and its share of what all slots together are short of the original
+   * block's output; else what its members gave in the original. A layer with a router of its own has no members: always together.
+   */
+  async hiddenMoments(layer: ExpertLayer, o: { together?: boolean } = {}): Promise<HiddenMoments> {
     const slots = layer.slots.length;
     const { hidden, router, kind } = this.spec;
     const width = Math.max(...layer.slots.map((slot) => slot.width), 1);
-    return this.withProjection(layer, 'up', async (up) => {
-      const { gram, cross, energy, counts } = await this.stream.observe(
-        {
-          gram: [slots, width, width],
-          cross: [slots, hidden, width],
-          energy: [slots, hidden],
-          counts: [router.experts],
-        },
-        ({ graph, values }, states) => {
-          const routing = this.#routing(graph, values, layer);
-          const target = graph.combine(values.rows, values.routing, { onto: routing });
-          const h = graph.linear(values.input, up, { activation: kind, routing });
-          graph.accumulate('gram', h, states.gram, { routing, gatePower: 2 });
-          graph.accumulate('gram', target, states.cross, { b: h, routing, gatePower: 1 });
-          graph.accumulate('sum', graph.multiply(target, target), states.energy, { routing });
-          graph.accumulate('count', values.routing.ids, states.counts);
-        },
-      );
-      const total = Float64Array.from({ length: slots }, (_, slot) =>
-        energy.subarray(slot * hidden, (slot + 1) * hidden).reduce((sum, value) => sum + value, 0),
-      );
-      return { width, gram, cross, energy: total, rows: this.#rowsOf(layer, counts) };
-    });
+    const shapes = {
+      gram: [slots, width, width],
+      cross: [slots, hidden, width],
+      energy: [slots, hidden],
+      counts: [router.experts],
+    };
+    const run = (route: Router, up: Weight, down: Weight | undefined) =>
+      this.stream.observe(shapes, ({ graph, values, wanted }, states) => {
+        const routing = route(graph, values);
+        const h = graph.linear(values.input, up, { activation: kind, routing });
+        const target = down
+          ? this.#shared(graph, values, routing, graph.linear(h, down, { routing, gather: false }), wanted)
+          : graph.combine(values.rows, values.routing, { onto: routing });
+        graph.accumulate('gram', h, states.gram, { routing, gatePower: 2 });
+        graph.accumulate('gram', target, states.cross, { b: h, routing, gatePower: 1 });
+        graph.accumulate('sum', graph.multiply(target, target), states.energy, { routing });
+        graph.accumulate('count', routing.ids, states.counts);
+      });
+    const together = o.together || layer.router !== undefined;
+    const { gram, cross, energy, counts } = await this.#withRouting(layer, (route) =>
+      this.withProjection(layer, 'up', (up) =>
+        together ? this.withProjection(layer, 'down', (down) => run(route, up, down)) : run(route, up, undefined),
+      ),
+    );
+    const total = Float64Array.from({ length: slots }, (_, slot) =>
+      energy.subarray(slot * hidden, (slot + 1) * hidden).reduce((sum, value) => sum + value, 0),
+    );
+    return { width, gram, cross, energy: total, rows: rowsOf(layer, counts) };
+  }
+
+  #shared(graph: Graph, values: MoeValues, routing: Routing, rows: Value, wanted: Value | undefined): Value {
+    const minus = (a: Value, b: Value): Value => graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));
+    const original = graph.combine(values.rows, values.routing);
+    const aim = wanted
+      ? graph.add(original, graph.map('scale', minus(wanted, original), undefined, { alpha: correction }))
+      : original;
+    const missing = minus(aim, graph.combine(rows, routing));
+    const gates = graph.combine(graph.clamp(rows, 1, 1), routing, { onto: routing });
+    return graph.multiply(gates, graph.add(rows, graph.take(missing, routing.tokenOf)));
   }
 
   /** One bank of the layer, exactly as a reader of the new folder will have it. */
@@ -150,18 +175,50 @@ export class LayerContext {
     }
   }
 
-  /** The original choices, laid out for the layer's slots. */
-  #routing(graph: Graph, values: MoeValues, { slots, groupOf }: Pick<ExpertLayer, 'slots' | 'groupOf'>): Routing {
-    return graph.regroup(values.routing, groupOf, slots.length);
+  /** How tokens come to the layer's slots: by the original choices, or by a router of its own. */
+  async #withRouting<T>(layer: ExpertLayer, body: (route: Router) => Promise<T>): Promise<T> {
+    const { slots, groupOf, router } = layer;
+    if (!router) return body((graph, values) => graph.regroup(values.routing, groupOf, slots.length));
+    const { hidden } = this.spec;
+    const spec = specOf(this.spec, describeLayer(layer)).router;
+    const format = { format: 'f32' } as const;
+    using weight = await Weight.from(this.stream.device, { in: hidden, out: slots.length, format }, router);
+    return await body((graph, values) => graph.route(graph.linear(values.input, weight), spec));
   }
+}
 
-  #rowsOf(layer: Pick<ExpertLayer, 'slots' | 'groupOf'>, counts: Float64Array): Float64Array {
-    return Float64Array.from(membersOf(layer), (members) =>
-      members.reduce((sum, expert) => sum + (counts[expert] as number), 0),
-    );
-  }
+type Router = (graph: Graph, values: MoeValues) => Routing;
+
+/** Rows of each slot. */
+function rowsOf(layer: ExpertLayer, counts: Float64Array): Float64Array {
+  if (layer.router) return counts.slice(0, layer.slots.length);
+  return Float64Array.from(membersOf(layer), (members) =>
+    members.reduce((sum, expert) => sum + (counts[expert] as number), 0),
+  );
 }
 
 export function matrixNames({ gate, up, down }: MlpNames): [string, string, string] {
   return [`${gate}.weight`, `${up}.weight`, `${down}.weight`];
+}
+
+/** The moments of one slot at its own width. */
+export function slotMoments(
+  { width: widest, gram, cross, rows }: HiddenMoments,
+  slot: number,
+  hidden: number,
+  width: number,
+): RefitStatistics {
+  return {
+    gram: cut(gram.subarray(slot * widest * widest, (slot + 1) * widest * widest), width, width, widest),
+    cross: cut(cross.subarray(slot * hidden * widest, (slot + 1) * hidden * widest), hidden, width, widest),
+    rows: rows[slot] as number,
+  };
+}
+
+/** The first `rows` and `columns` of a matrix of row length `stride`. */
+function cut(matrix: Float64Array, rows: number, columns: number, stride: number): Float64Array {
+  if (columns === stride) return matrix.subarray(0, rows * columns);
+  const part = new Float64Array(rows * columns);
+  for (let row = 0; row < rows; row++) part.set(matrix.subarray(row * stride, row * stride + columns), row * columns);
+  return part;
 }

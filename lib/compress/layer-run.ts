@@ -15,7 +15,7 @@ import type { LayerReport } from './report/report.ts';
 import type { Source } from './source.ts';
 import type { LayerStream } from './statistics/layer-stream.ts';
 import { makeStep } from './steps/index.ts';
-import { roundedForms } from './steps/quantize.ts';
+import { finalForms } from './steps/quantize.ts';
 import type { Json } from './steps/step.ts';
 
 const formats = { F32: 'f32', F16: 'f16', BF16: 'bf16' } as const;
@@ -93,7 +93,7 @@ export class LayerRun {
     const experts = [];
     for (let expert = 0; expert < this.#spec.router.experts; expert++) experts.push(await context.original(expert));
     const layer = originalLayer(experts, this.#spec.kind, { format: formats[this.#dtype()] });
-    return { ...layer, forms: roundedForms(this.#recipe, this.index, layer.forms) };
+    return { ...layer, forms: finalForms(this.#recipe, this.index, layer.forms) };
   }
 
   /** Of the source's expert matrices. */

@@ -21,6 +21,7 @@ export const groupStep = z
       .enum(['model', 'layer'])
       .default('model')
       .describe('model: one global budget; layer: the same count each'),
+    size: z.int().min(2).default(16).describe('ream: experts of a group at most'),
     keepLayers: layerIndices.default([]).describe('Layers that are not merged'),
     router: z
       .enum(['experts', 'cores', 'mean'])
@@ -34,11 +35,9 @@ export const mergeStep = z
     step: z.literal('merge'),
     method: z.enum(['frequency', 'uniform', 'least-squares', 'ties', 'neurons']).default('frequency'),
     align: z.enum(['none', 'first', 'dominant', 'activations']).default('dominant'),
-    neurons: z
-      .number()
-      .gt(0)
-      .optional()
-      .describe('neurons: kept a layer, as a share of one expert’s width times groups'),
+    neurons: share.optional().describe('neurons: share of the layer’s neurons that stays; default groups / experts'),
+    widths: z.enum(['model', 'layer']).default('model').describe('neurons: where widths are free'),
+    multiple: z.int().min(1).max(1024).default(8).describe('neurons: widths are multiples of it'),
   })
   .describe('One expert of each group');
 
@@ -59,7 +58,7 @@ export const slimStep = z
       .enum(['model', 'layer', 'equal'])
       .default('model')
       .describe('Where widths are free: over layers, within a layer, nowhere'),
-    multiple: z.int().min(1).max(1024).default(16).describe('Widths are multiples of it'),
+    multiple: z.int().min(1).max(1024).default(8).describe('Widths are multiples of it'),
   })
   .describe('Neurons removed, expert by expert');
 

@@ -12,6 +12,9 @@ export interface LayerStatistics {
   readonly norms: Float64Array;
   /** [experts]: Σ g·‖f‖₂. */
   readonly gatedNorms: Float64Array;
+  /** The same two with the router's plain scores as gates, before any renormalization. */
+  readonly plainGates: Float64Array;
+  readonly plainGatedNorms: Float64Array;
   /** [experts]: Σ ‖f‖₂². */
   readonly squares: Float64Array;
   /** [experts, experts]: ZᵀZ of the raw router logits Z. */
@@ -27,13 +30,16 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
     await stream.enter(layer);
     if (block.kind === 'moe') {
       const { hidden } = block.moe;
-      const { experts } = block.moe.router;
+      const { router } = block.moe;
+      const { experts } = router;
       const sums = await stream.observe(
         {
           counts: [experts],
           gates: [experts],
           norms: [experts],
           gatedNorms: [experts],
+          plainGates: [experts],
+          plainGatedNorms: [experts],
           squares: [experts, hidden],
           gram: [experts, experts],
         },
@@ -43,6 +49,9 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
           graph.accumulate('norm_sum', graph.clamp(rows, 1, 1), states.gates, { routing, gatePower: 1 });
           graph.accumulate('norm_sum', rows, states.norms, { routing });
           graph.accumulate('norm_sum', rows, states.gatedNorms, { routing, gatePower: 1 });
+          const plain = graph.route(routerLogits, { ...router, renormalize: false, scale: 1 });
+          graph.accumulate('norm_sum', graph.clamp(rows, 1, 1), states.plainGates, { routing: plain, gatePower: 1 });
+          graph.accumulate('norm_sum', rows, states.plainGatedNorms, { routing: plain, gatePower: 1 });
           graph.accumulate('sum', graph.multiply(rows, rows), states.squares, { routing });
           graph.accumulate('gram', routerLogits, states.gram);
         },
@@ -50,7 +59,8 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
       const squares = Float64Array.from({ length: experts }, (_, expert) =>
         sums.squares.subarray(expert * hidden, (expert + 1) * hidden).reduce((sum, value) => sum + value, 0),
       );
-      statistics.push({ ...sums, layer, experts, squares, gates: sums.gates.map((sum) => sum / Math.sqrt(hidden)) });
+      const ofOnes = (norms: Float64Array): Float64Array => norms.map((sum) => sum / Math.sqrt(hidden));
+      statistics.push({ ...sums, layer, experts, squares, gates: ofOnes(sums.gates), plainGates: ofOnes(sums.plainGates) });
     }
     await stream.leave();
   }

@@ -23,6 +23,10 @@ interface Batch {
   hidden: Float32Array;
   /** f32 [tokens, hidden]: after the attention of the layer that was entered. */
   middle: Float32Array;
+  /** Which copy of the windows it belongs to; 0: the first one. */
+  readonly branch: number;
+  /** The same windows in the original model, whose `hidden` is one block ahead while a layer is entered. */
+  original?: Batch;
 }
 
 const batchTokens = 512;
@@ -32,6 +36,11 @@ export interface Observed {
   readonly graph: Graph;
   readonly values: MoeValues;
   readonly weights: MoeWeights;
+  /**
+   * f32 [tokens, hidden]: what the block would have to give for its layer to end where the original model's does, whatever the layers
+   * before have changed; absent where the original does not run along.
+   */
+  readonly wanted: Value | undefined;
 }
 
 /** Sums of all windows, by the names of the graph's states. */
@@ -70,8 +79,12 @@ export class LayerStream {
     this.tokens = windows.reduce((sum, { length }) => sum + length, 0);
   }
 
-  /** Starts at the first layer: the windows' embeddings. */
-  async embed(): Promise<void> {
+  /**
+   * Starts at the first layer: the windows' embeddings.
+   *
+   * @param o.withOriginal lets the original model run along, for {@link Observed.wanted}
+   */
+  async embed(o: { withOriginal?: boolean } = {}): Promise<void> {
     const table = await this.#checkpoint.readF32(`${this.#family.names.embedding}.weight`);
     const { hidden } = this.config;
     for (const batch of this.#batches) {
@@ -79,6 +92,7 @@ export class LayerStream {
       batch.ids.forEach((id, token) => {
         batch.hidden.set(table.subarray(id * hidden, (id + 1) * hidden), token * hidden);
       });
+      if (o.withOriginal) batch.original = { ...batch };
     }
   }
 
@@ -101,9 +115,10 @@ export class LayerStream {
         (batch, { result }) => {
           batch.middle = result as Float32Array;
         },
-        { attention: index },
+        { attention: index, batches: [...this.#batches, ...this.#originals()] },
       );
       this.#entered = { index, layer, loader };
+      if (this.#originals().length > 0) await this.#runBlock(this.#entered, this.#originals(), (weights) => weights);
     } catch (error) {
       loader.dispose();
       throw error;
@@ -124,15 +139,23 @@ export class LayerStream {
     const { layer } = this.#layer();
     if (layer.block.kind !== 'moe') throw new TypeError('a dense block has no experts to observe');
     const graph = new Graph(this.device);
-    const values = buildMoe(graph, this.#blockInput(graph, layer).input, layer.block.moe).values;
+    const { middle, input } = this.#blockInput(graph, layer);
+    const values = buildMoe(graph, input, layer.block.moe).values;
+    const original = this.#originals().length > 0 && graph.input('original', 'f32', ['tokens', this.config.hidden]);
+    const wanted = original ? graph.add(original, graph.map('scale', middle, undefined, { alpha: -1 })) : undefined;
     const names = Object.keys(shapes) as S[];
     const states = Object.fromEntries(names.map((name) => [name, graph.state(name, 'f64', shapes[name])]));
-    build({ graph, values, weights: layer.block.moe }, states as Record<S, Value>);
+    build({ graph, values, weights: layer.block.moe, wanted }, states as Record<S, Value>);
     if (!each) graph.output('offsets', values.routing.offsets);
     const tensors: Record<string, Tensor> = {};
     try {
       for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
-      await this.#run(graph, (batch, outputs) => each?.(outputs, batch.ids.length), { states: tensors });
+      const batches = this.#batches.filter(({ branch }) => branch === 0);
+      await this.#run(graph, (batch, outputs) => each?.(outputs, batch.ids.length), {
+        states: tensors,
+        batches,
+        observing: true,
+      });
       const sums: Partial<Record<S, Float64Array>> = {};
       for (const name of names) sums[name] = (await (tensors[name] as Tensor).read()) as Float64Array;
       return sums as Record<S, Float64Array>;
@@ -147,21 +170,11 @@ export class LayerStream {
    * @param replace other experts, or another router, for an MoE block; absent: the original ones
    */
   async leave(replace: (weights: MoeWeights) => MoeWeights = (weights) => weights): Promise<void> {
-    const { layer, loader } = this.#layer();
+    const entered = this.#layer();
     try {
-      const graph = new Graph(this.device);
-      const { middle, input } = this.#blockInput(graph, layer);
-      const { block } = layer;
-      const result =
-        block.kind === 'dense'
-          ? buildMlp(graph, input, block.mlp, this.config.kind, middle)
-          : buildMoe(graph, input, replace(block.moe), middle).y;
-      graph.output('result', result);
-      await this.#run(graph, (batch, outputs) => {
-        batch.hidden = outputs.result as Float32Array;
-      });
+      await this.#runBlock(entered, this.#batches, replace);
     } finally {
-      loader.dispose();
+      entered.loader.dispose();
       this.#entered = undefined;
     }
   }
@@ -172,9 +185,86 @@ export class LayerStream {
     this.#entered = undefined;
   }
 
-  /** The hidden states of all windows one after the other, f32 [tokens, hidden]; only for tests and the head. */
-  *states(): Generator<{ ids: Int32Array; lengths: Int32Array; hidden: Float32Array }> {
-    for (const { ids, places, hidden } of this.#batches) yield { ids, lengths: places.lengths, hidden };
+  /**
+   * Copies the windows as they are now into a branch of their own, which goes along from here: what happens to it shows in
+   * {@link losses}. Observers see the first copy only.
+   *
+   * @param change gives the branch's hidden states from those before (`middle`) and after the MoE block, each f32 [tokens, hidden]
+   */
+  fork(branch: number, change: (middle: Float32Array, hidden: Float32Array) => Float32Array): void {
+    const first = this.#batches.filter((batch) => batch.branch === 0);
+    for (const batch of first) {
+      this.#batches.push({ ...batch, branch, hidden: change(batch.middle, batch.hidden), middle: new Float32Array() });
+    }
+  }
+
+  /** The hidden states of the first copy after the layer that was left: before and after its block, batch by batch. */
+  *states(): Generator<{ middle: Float32Array; hidden: Float32Array }> {
+    for (const { branch, middle, hidden } of this.#batches) if (branch === 0) yield { middle, hidden };
+  }
+
+  /** Mean negative log-likelihood of each branch, nats a token, once all layers were left. The first token of a window is not scored. */
+  async losses(): Promise<Map<number, number>> {
+    const loader = new WeightLoader(this.device, this.#checkpoint, { signal: this.#signal });
+    const sums = new Map<number, { sum: number; tokens: number }>();
+    try {
+      const { names } = this.#family;
+      const { config } = this;
+      const norm = await loader.tensor(`${names.finalNorm}.weight`);
+      const head = await loader.linear(config.tied ? names.embedding : names.head, config.vocabulary, config.hidden);
+      const graph = new Graph(this.device);
+      const hidden = graph.input('hidden', 'f32', ['tokens', config.hidden]);
+      const logits = graph.linear(graph.norm(hidden, norm, { epsilon: config.epsilon }), head);
+      const { logProbability } = graph.score(logits, { ids: graph.input('targets', 'i32', ['tokens']) });
+      graph.output('result', logProbability);
+      const tokens = Math.max(...this.#batches.map(({ ids }) => ids.length));
+      const program = graph.compile({ tokens });
+      try {
+        for (const batch of this.#batches) {
+          const targets = nextIds(batch);
+          const result = new Float32Array(targets.length);
+          await program.run({ hidden: batch.hidden, targets }, { into: { result }, signal: this.#signal });
+          const total = sums.get(batch.branch) ?? { sum: 0, tokens: 0 };
+          targets.forEach((target, at) => {
+            if (target < 0) return;
+            total.sum -= result[at] as number;
+            total.tokens++;
+          });
+          sums.set(batch.branch, total);
+        }
+      } finally {
+        program.dispose();
+      }
+    } finally {
+      loader.dispose();
+    }
+    return new Map(Array.from(sums, ([branch, { sum, tokens }]) => [branch, sum / tokens]));
+  }
+
+  #originals(): Batch[] {
+    return this.#batches.flatMap(({ original }) => original ?? []);
+  }
+
+  async #runBlock(
+    { layer }: Entered,
+    batches: readonly Batch[],
+    replace: (weights: MoeWeights) => MoeWeights,
+  ): Promise<void> {
+    const graph = new Graph(this.device);
+    const { middle, input } = this.#blockInput(graph, layer);
+    const { block } = layer;
+    const result =
+      block.kind === 'dense'
+        ? buildMlp(graph, input, block.mlp, this.config.kind, middle)
+        : buildMoe(graph, input, replace(block.moe), middle).y;
+    graph.output('result', result);
+    await this.#run(
+      graph,
+      (batch, outputs) => {
+        batch.hidden = outputs.result as Float32Array;
+      },
+      { batches },
+    );
   }
 
   #layer(): Entered {
@@ -190,7 +280,17 @@ export class LayerStream {
   async #run(
     graph: Graph,
     take: (batch: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>) => void,
-    { states = {}, attention }: { states?: Readonly<Record<string, Tensor>>; attention?: number } = {},
+    {
+      states = {},
+      attention,
+      batches = this.#batches,
+      observing = false,
+    }: {
+      states?: Readonly<Record<string, Tensor>>;
+      attention?: number;
+      batches?: readonly Batch[];
+      observing?: boolean;
+    } = {},
   ): Promise<void> {
     const { kvHeads, headDim } = this.config.attention;
     const longest = (count: (batch: Batch) => number): number => Math.max(...this.#batches.map(count));
@@ -203,10 +303,10 @@ export class LayerStream {
       for (const name of ['keys', 'values']) caches[`${name}.${attention}`] = Tensor.empty(this.device, 'f32', shape);
     }
     try {
-      for (const batch of this.#batches) {
+      for (const batch of batches) {
         const inputs =
           attention === undefined
-            ? { middle: batch.middle, ...states }
+            ? { middle: batch.middle, ...states, ...(observing && batch.original && { original: batch.original.hidden }) }
             : { hidden: batch.hidden, ...batch.places, ...caches };
         const outputs = await program.run(inputs, { signal: this.#signal });
         const arrays: Record<string, Float32Array | Int32Array> = {};
@@ -222,6 +322,17 @@ export class LayerStream {
     }
   }
 }
+/** The token that follows each one in its window; −1 for the last. */
+function nextIds({ ids, places: { lengths } }: Batch): Int32Array {
+  const next = new Int32Array(ids.length).fill(-1);
+  let begin = 0;
+  for (const length of lengths) {
+    next.set(ids.subarray(begin + 1, begin + length), begin);
+    begin += length;
+  }
+  return next;
+}
+
 function intoBatches(windows: readonly Int32Array[]): Batch[] {
   const groups: Int32Array[][] = [];
   let tokens = Number.POSITIVE_INFINITY;
@@ -249,6 +360,7 @@ function intoBatches(windows: readonly Int32Array[]): Batch[] {
       },
       hidden: new Float32Array(),
       middle: new Float32Array(),
+      branch: 0,
     };
   });
 }

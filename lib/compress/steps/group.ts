@@ -1,31 +1,55 @@
-import { groupExperts, groupsPerLayer, routerSimilarity, usageFrequency } from '../group.ts';
+import { hcSmoeGroups } from '../group/hc-smoe.ts';
+import { groupExperts, groupsPerLayer, usageFrequency } from '../group/mc-smoe.ts';
+import { reamGroups, reamSaliency } from '../group/ream.ts';
+import { cosineSimilarity } from '../group/similarity.ts';
+import { pruneScores } from '../prune/criteria.ts';
 import type { GroupStep } from '../recipe/schema.ts';
-import type { Json, Step } from './step.ts';
+import { meanOutputs } from '../statistics/outputs.ts';
+import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
 
-/** The group of each expert of a layer, and how often each is used. */
+/** The group of each expert of a layer, and what else merging wants to know. */
 export type Grouping = {
   readonly groups: number;
   readonly labels: readonly number[];
+  /** [experts]: what each expert weighs in its group's mean. */
+  readonly weights: readonly number[];
+  /** [experts]: how often each is used. */
   readonly frequencies: readonly number[];
-  /** [experts, experts]. */
+  /** [experts, experts], of the router's logits. */
   readonly similarity: readonly number[];
+  /** What becomes of the router's rows. */
+  readonly router: 'experts' | 'cores' | 'mean';
 };
 
 /** Which experts share a slot. The layers stay as they are; `merge` follows the labels. */
-export function groupingStep({ groups, budget, keepLayers }: GroupStep): Step {
+export function groupingStep(step: GroupStep): Step {
   return {
-    async plan({ statistics }) {
+    async plan(plan) {
+      const { statistics } = plan;
       const frequencies = statistics.map(({ counts }) => usageFrequency(counts));
-      const merged = statistics.map(({ layer }) => !keepLayers.includes(layer));
+      const merged = statistics.map(({ layer }) => !step.keepLayers.includes(layer));
       const counts =
-        budget === 'layer'
-          ? statistics.map(({ experts }, at) => (merged[at] ? Math.round(groups) : experts))
-          : groupsPerLayer(frequencies, groups, merged);
-      return statistics.map(({ experts, gram }, at): Json => {
-        const [frequency, count] = [frequencies[at] as Float64Array, counts[at] as number];
-        const similarity = routerSimilarity(gram, experts);
-        const labels = groupExperts(frequency, similarity, count);
-        return { groups: count, labels: [...labels], frequencies: [...frequency], similarity: [...similarity] };
+        step.budget === 'layer' || step.method !== 'mc-smoe'
+          ? statistics.map(({ experts }, at) => (merged[at] ? Math.round(step.groups) : experts))
+          : groupsPerLayer(frequencies, step.groups, merged);
+      const outputs = step.method === 'mc-smoe' ? [] : await outputsOf(plan, step.method === 'ream');
+      return statistics.map((layer, at): Grouping => {
+        const { experts, gram } = layer;
+        const frequency = frequencies[at] as Float64Array;
+        const similarity = cosineSimilarity(gram, experts);
+        const groups = counts[at] as number;
+        const found = { groups, frequencies: [...frequency], similarity: [...similarity], router: step.router };
+        if (step.method === 'hc-smoe') {
+          const labels = hcSmoeGroups(outputs[at] as Float64Array, experts, groups);
+          return { ...found, labels: [...labels], weights: [...frequency] };
+        }
+        if (step.method === 'ream') {
+          const saliency = reamSaliency(pruneScores('reap', layer));
+          const outputGram = gramOf(outputs[at] as Float64Array, experts);
+          const { labels } = reamGroups({ saliency, outputGram, logitGram: gram }, groups, step.size);
+          return { ...found, labels: [...labels], weights: [...saliency] };
+        }
+        return { ...found, labels: [...groupExperts(frequency, similarity, groups)], weights: [...frequency] };
       });
     },
     async apply(layer, context, decision) {
@@ -34,3 +58,22 @@ export function groupingStep({ groups, budget, keepLayers }: GroupStep): Step {
     },
   };
 }
+
+async function outputsOf(plan: PlanContext, gated: boolean): Promise<Float64Array[]> {
+  const outputs: Float64Array[] = [];
+  await eachOriginalLayer(plan, 'compare the outputs', async (layer, { stream }) => {
+    outputs.push(await meanOutputs(stream, { experts: layer.slots.length, hidden: layer.hidden }, gated));
+  });
+  return outputs;
+}
+
+function gramOf(rows: Float64Array, count: number): Float64Array {
+  const columns = rows.length / count;
+  return Float64Array.from({ length: count * count }, (_, at) => {
+    const [a, b] = [Math.floor(at / count) * columns, (at % count) * columns];
+    let sum = 0;
+    for (let column = 0; column < columns; column++) sum += (rows[a + column] as number) * (rows[b + column] as number);
+    return sum;
+  });
+}
+

@@ -1,8 +1,11 @@
-import { MoeError } from '../../errors.ts';
 import type { RecipeStep } from '../recipe/schema.ts';
+import { factorizingStep } from './factorize.ts';
 import { groupingStep } from './group.ts';
 import { mergingStep } from './merge.ts';
-import { roundingStep } from './quantize.ts';
+import { pruningStep } from './prune.ts';
+import { quantizingStep } from './quantize.ts';
+import { slimmingStep } from './slim.ts';
+import { sparsifyingStep } from './sparsify.ts';
 import type { Step } from './step.ts';
 
 /** The step as the pipeline runs it. */
@@ -12,9 +15,15 @@ export function makeStep(step: RecipeStep): Step {
       return groupingStep(step);
     case 'merge':
       return mergingStep(step);
+    case 'factorize':
+      return factorizingStep(step);
+    case 'prune':
+      return pruningStep(step);
+    case 'slim':
+      return slimmingStep(step);
     case 'quantize':
-      return roundingStep();
-    default:
-      throw new MoeError('UNSUPPORTED', { argument: step.step, expected: 'a step that is there', received: step.step });
+      return quantizingStep(step);
+    case 'sparsify':
+      return sparsifyingStep(step);
   }
 }

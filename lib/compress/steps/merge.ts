@@ -1,33 +1,76 @@
-import { alignmentTo, permuteNeurons } from '../align.ts';
+import { alignmentTo, permuteNeurons } from '../align/weights.ts';
 import type { ExpertMatrices } from '../expert.ts';
-import { denseExpert, type ExpertLayer } from '../experts.ts';
-import type { LayerContext } from '../layer-context.ts';
-import { ExpertMean, mergeShares } from '../merge.ts';
+import { meanRows, selectRows } from '../group/router.ts';
+import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
+import { type HiddenMoments, type LayerContext, slotMoments } from '../layer-context.ts';
+import { ExpertMean, mergeShares, uniformWeights } from '../merge/mean.ts';
+import { joinExperts, limitNeurons, type Member, mostCandidates } from '../merge/neurons.ts';
+import type { NeuronCurve } from '../numerics.ts';
 import type { MergeStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
-import type { Step } from './step.ts';
+import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
+import { layerSensitivity } from '../slim/sensitivity.ts';
+import { allocateWidths } from '../slim/widths.ts';
+import type { Grouping } from './group.ts';
+import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
 
-/** One expert of each group: aligned and averaged; an expert alone in its group stays as it is. */
-export function mergingStep({ align }: MergeStep): Step {
+/** One expert of each group; an expert alone in its group stays as it is. */
+export function mergingStep(step: MergeStep): Step {
   return {
-    async apply(layer, context) {
-      const { labels, groups, frequencies } = context.requireGrouping();
-      const frequency = Float64Array.from(frequencies);
-      const members = Array.from({ length: groups }, (_, group) =>
-        labels.flatMap((label, expert) => (label === group ? [expert] : [])),
-      );
-      const slots: ExpertMatrices[] = [];
-      for (const group of members) {
-        const reference = align === 'first' ? 0 : mostUsed(frequency, group);
-        slots.push(
-          await meanOf(context, group, mergeShares(frequency, group), align === 'none' ? undefined : reference),
-        );
-      }
-      const merged: ExpertLayer = { ...layer, slots: slots.map(denseExpert), groupOf: Int32Array.from(labels) };
-      const alone = members.map((group) => group.length === 1);
-      return context.recover ? refitDown(merged, context, alone) : merged;
+    async plan(context) {
+      return step.method === 'neurons' ? planNeurons(context, step) : [];
+    },
+    async apply(layer, context, decision) {
+      const grouping = context.requireGrouping();
+      const { labels } = grouping;
+      const members = groupsOf(grouping);
+      const weights = step.method === 'uniform' ? uniformWeights(labels.length) : grouping.weights;
+      const grouped: ExpertLayer = { ...layer, groupOf: Int32Array.from(labels) };
+      const merged =
+        step.method === 'neurons'
+          ? await mergeNeurons(grouped, context, members, weights, decision as readonly number[])
+          : await average(grouped, context, members, weights, step);
+      const routed = await withRouter(merged, context, grouping, members);
+      const changed = members.some((group) => group.length > 1);
+      return context.recover && changed ? refitDown(routed, context, { together: true }) : routed;
     },
   };
+}
+
+/** The router's rows as the grouping wants them: of all experts, of each group's heaviest, or a mean of each group's. */
+async function withRouter(
+  layer: ExpertLayer,
+  context: LayerContext,
+  { router, labels, weights, frequencies }: Grouping,
+  groups: readonly (readonly number[])[],
+): Promise<ExpertLayer> {
+  if (router === 'experts') return layer;
+  const rows = await context.router();
+  const cores = groups.map((group) => heaviest(weights, group));
+  const own =
+    router === 'cores'
+      ? selectRows(rows, labels.length, cores)
+      : meanRows(rows, labels, Float64Array.from(frequencies));
+  return { ...layer, router: own };
+}
+
+/** Experts of a group aligned and averaged; with the refit, the down projection is then fitted to the members' outputs. */
+async function average(
+  layer: ExpertLayer,
+  context: LayerContext,
+  groups: readonly (readonly number[])[],
+  weights: ArrayLike<number>,
+  { align }: MergeStep,
+): Promise<ExpertLayer> {
+  const slots: ExpertMatrices[] = [];
+  for (const group of groups) {
+    const shares = mergeShares(weights, group);
+    const reference = align === 'none' ? undefined : align === 'first' ? 0 : heaviest(weights, group);
+    slots.push(await meanOf(context, group, shares, reference));
+  }
+  const merged = { ...layer, slots: slots.map(denseExpert) };
+  const untouched = groups.map((group) => group.length === 1);
+  return context.recover ? refitDown(merged, context, { untouched }) : merged;
 }
 
 async function meanOf(
@@ -47,8 +90,99 @@ async function meanOf(
   return mean.mean();
 }
 
-function mostUsed(frequency: Float64Array, members: readonly number[]): number {
-  return members.reduce((best, expert) =>
-    (frequency[expert] as number) > (frequency[best] as number) ? expert : best,
+/** The neurons of all members of each group together: what they would give if all stayed, and what it costs that they go. */
+interface Candidates {
+  readonly experts: readonly ExpertMatrices[];
+  readonly curves: readonly NeuronCurve[];
+  readonly moments: HiddenMoments;
+}
+
+async function candidatesOf(
+  layer: ExpertLayer,
+  context: LayerContext,
+  groups: readonly (readonly number[])[],
+  weights: ArrayLike<number>,
+): Promise<Candidates> {
+  const { hidden } = layer;
+  const crowded = groups.some((group) => group.length * context.spec.width > mostCandidates);
+  const energy = crowded ? await energies(context, layer) : [];
+  const joined: Expert[] = [];
+  for (const group of groups) {
+    const shares = mergeShares(weights, group);
+    const members: Member[] = [];
+    for (const [at, expert] of group.entries()) {
+      members.push({ matrices: await context.original(expert), share: shares[at] as number });
+    }
+    const own = group.map((expert) => energy[expert] as Float64Array);
+    joined.push(denseExpert(joinExperts(crowded ? limitNeurons(members, own, mostCandidates) : members)));
+  }
+  let wide: ExpertLayer = { ...layer, slots: joined };
+  if (context.recover) wide = await refitDown(wide, context);
+  const moments = await context.hiddenMoments(wide, { together: context.recover });
+  const experts: ExpertMatrices[] = [];
+  const curves: NeuronCurve[] = [];
+  for (const [slot, { width }] of wide.slots.entries()) {
+    const statistics = slotMoments(moments, slot, hidden, width);
+    const candidate = denseMatrices(wide, slot);
+    const best = context.recover ? await refitExpert(candidate, statistics) : candidate;
+    experts.push(best);
+    curves.push(await removalCurve(best, statistics.gram));
+  }
+  return { experts, curves, moments };
+}
+
+/** Of the neurons of a group those stay that it would miss most. */
+async function mergeNeurons(
+  layer: ExpertLayer,
+  context: LayerContext,
+  groups: readonly (readonly number[])[],
+  weights: ArrayLike<number>,
+  widths: readonly number[],
+): Promise<ExpertLayer> {
+  const { experts, curves, moments } = await candidatesOf(layer, context, groups, weights);
+  const slots: Expert[] = [];
+  for (const [slot, expert] of experts.entries()) {
+    const statistics = slotMoments(moments, slot, layer.hidden, expert.width);
+    const width = Math.min(widths[slot] as number, expert.width);
+    const curve = curves[slot] as NeuronCurve;
+    slots.push(denseExpert(await slimExpert(expert, statistics, curve, width, context.recover)));
+  }
+  return { ...layer, slots };
+}
+
+/** How many neurons each group of each layer keeps, from the original model. */
+async function planNeurons(plan: PlanContext, { neurons, multiple, widths: scope }: MergeStep): Promise<number[][]> {
+  const grouping = plan.grouping ?? [];
+  const sensitivity = scope === 'model' ? await layerSensitivity(plan) : [];
+  const curves: NeuronCurve[][] = [];
+  let budget = 0;
+  await eachOriginalLayer(plan, 'weigh the neurons', async (layer, context) => {
+    const own = grouping[curves.length] as Grouping;
+    const groups = groupsOf(own);
+    const grouped = { ...layer, groupOf: Int32Array.from(own.labels) };
+    curves.push([...(await candidatesOf(grouped, context, groups, own.weights)).curves]);
+    const experts = layer.slots.length;
+    budget += (neurons ?? groups.length / experts) * experts * context.spec.width;
+  });
+  const total = curves.flat().reduce((sum, { order }) => sum + order.length, 0);
+  return allocateWidths(curves, sensitivity, { keep: Math.min(1, budget / total), scope, multiple });
+}
+
+function groupsOf({ groups, labels }: Grouping): number[][] {
+  return Array.from({ length: groups }, (_, group) =>
+    labels.flatMap((label, expert) => (label === group ? [expert] : [])),
   );
+}
+
+/** Σ g²·h² of the neurons of each original expert. */
+async function energies(context: LayerContext, layer: ExpertLayer): Promise<Float64Array[]> {
+  const original = { ...layer, groupOf: Int32Array.from(layer.slots.keys()) };
+  const { gram, width } = await context.hiddenMoments(original);
+  return layer.slots.map((_, slot) =>
+    Float64Array.from({ length: width }, (__, j) => gram[(slot * width + j) * width + j] as number),
+  );
+}
+
+function heaviest(weights: ArrayLike<number>, members: readonly number[]): number {
+  return members.reduce((best, expert) => ((weights[expert] as number) > (weights[best] as number) ? expert : best));
 }

@@ -1,9 +1,11 @@
 /** A step of a recipe as the pipeline runs it. */
-import type { ExpertLayer } from '../experts.ts';
-import type { LayerContext } from '../layer-context.ts';
-import type { Source } from '../source.ts';
+import type { ExpertMatrices } from '../expert.ts';
+import { type ExpertLayer, originalLayer } from '../experts.ts';
+import { LayerContext } from '../layer-context.ts';
+import { moeLayers, type Source } from '../source.ts';
 import type { LayerStatistics } from '../statistics/calibrate.ts';
 import type { LayerStream } from '../statistics/layer-stream.ts';
+import type { Grouping } from './group.ts';
 
 /** What a step may ask before any layer is changed. */
 export interface PlanContext {
@@ -14,6 +16,8 @@ export interface PlanContext {
   readonly stream: LayerStream;
   /** Whether what the steps break is refitted. */
   readonly recover: boolean;
+  /** What the last `group` step before decided, for each MoE layer. */
+  readonly grouping: readonly Grouping[] | undefined;
   /** Says how far a plan is, and throws where the run was aborted. */
   report(phase: string, done: number, total: number): void;
 }
@@ -26,4 +30,26 @@ export interface Step {
   plan?(context: PlanContext): Promise<readonly Json[]>;
   /** Changes one layer, on the inputs that the compressed layers before it give. */
   apply(layer: ExpertLayer, context: LayerContext, decision: Json | undefined): Promise<ExpertLayer>;
+}
+
+/** Takes a plan through the original model: `visit` sees each MoE layer, entered, with its original experts. */
+export async function eachOriginalLayer(
+  { source, stream, recover, report }: PlanContext,
+  phase: string,
+  visit: (layer: ExpertLayer, context: LayerContext) => Promise<void>,
+): Promise<void> {
+  const layers = new Map(moeLayers(source).map((layer) => [layer.index, layer]));
+  await stream.embed();
+  for (const index of source.config.layers.keys()) {
+    report(phase, index, source.config.layers.length);
+    await stream.enter(index);
+    const own = layers.get(index);
+    if (own) {
+      const context = new LayerContext(index, own.spec, own.names, stream, source.checkpoint, recover);
+      const experts: ExpertMatrices[] = [];
+      for (let expert = 0; expert < own.spec.router.experts; expert++) experts.push(await context.original(expert));
+      await visit(originalLayer(experts, own.spec.kind, { format: 'f32' }), context);
+    }
+    await stream.leave();
+  }
 }

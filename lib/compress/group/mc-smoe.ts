@@ -1,4 +1,4 @@
-import { MoeError } from '../errors.ts';
+import { MoeError } from '../../errors.ts';
 
 /** How often each expert of a layer was chosen: counts over their sum; all zeros where nothing was counted. */
 export function usageFrequency(counts: Float64Array): Float64Array {
@@ -7,9 +7,10 @@ export function usageFrequency(counts: Float64Array): Float64Array {
 }
 
 /**
- * Groups a layer from one global budget (MC-SMoE, section 3.2): a layer keeps the experts whose usage is above the budget-th largest of all
- * layers, and always its most used one. Ties at the threshold lose groups, so the sum may stay below the budget. Unlike the published code, an
- * average of all experts keeps all of them.
+ * Groups a layer from one global budget (MC-SMoE, section 3.2): a layer keeps the experts whose usage is above the
+ * budget-th largest of all layers, and always its most used one. Ties at the threshold lose groups, so the sum may stay
+ * below the budget. Unlike the published code, an average of all experts keeps all of them; `published` brings its way
+ * back, which merges one.
  *
  * @param frequencies usage of each layer, [experts] each
  * @param average groups a merged layer on average, 1 … experts
@@ -20,6 +21,7 @@ export function groupsPerLayer(
   frequencies: readonly Float64Array[],
   average: number,
   merged?: readonly boolean[],
+  { published = false }: { readonly published?: boolean } = {},
 ): number[] {
   const experts = Math.min(...frequencies.map((usage) => usage.length));
   if (!(Number.isFinite(average) && average >= 1 && average <= experts)) {
@@ -40,6 +42,7 @@ export function groupsPerLayer(
     copy[largestIndex(copy)] = 1;
     return copy;
   });
+  if (published && average === experts) budget--;
   const sorted = kept.flatMap((usage) => [...usage]).sort((a, b) => b - a);
   // Where every expert may stay there is no threshold: -1 lies below every usage.
   const threshold = sorted[Math.floor(budget)] ?? -1;
@@ -47,43 +50,46 @@ export function groupsPerLayer(
 }
 
 /**
- * Cosine similarity of the router's logit columns, mapped to 0 … 1: (cos + 1) / 2, diagonal 1 (MC-SMoE, section 3.2).
+ * The most used experts become cores, labelled by rank; every other expert, the most used first, joins the core it is
+ * most similar to (MC-SMoE, section 3.2). Ties in usage and in similarity go to the lower expert index and the lower
+ * label.
  *
- * @param gram Zᵀ·Z of the raw logits Z [tokens, experts], f64 [experts, experts]
- * @returns f64 [experts, experts]
- */
-export function routerSimilarity(gram: Float64Array, experts: number): Float64Array {
-  const norm = (expert: number): number => Math.sqrt(gram[expert * experts + expert] as number);
-  const similarity = new Float64Array(experts * experts);
-  for (let a = 0; a < experts; a++) {
-    for (let b = 0; b < experts; b++) {
-      const lengths = norm(a) * norm(b);
-      const cosine = lengths > 0 ? (gram[a * experts + b] as number) / lengths : 0;
-      similarity[a * experts + b] = a === b ? 1 : (Math.min(1, Math.max(-1, cosine)) + 1) / 2;
-    }
-  }
-  return similarity;
-}
-
-/**
- * The most used experts become cores, labelled by rank; every other expert joins the core it is most similar to (MC-SMoE, section 3.2).
- * Ties in usage and in similarity go to the lower expert index and the lower label.
- *
+ * @param similarity f64 [experts, experts]; see `cosineSimilarity`
+ * @param capacity experts of a group at most, its core included; default: no limit
  * @returns i32 [experts], labels 0 … groups − 1
+ * @throws MoeError RECIPE_INVALID where that many groups do not hold all experts
  */
-export function groupExperts(frequency: Float64Array, similarity: Float64Array, groups: number): Int32Array {
+export function groupExperts(
+  frequency: Float64Array,
+  similarity: Float64Array,
+  groups: number,
+  capacity = frequency.length,
+): Int32Array {
   const experts = frequency.length;
-  const byUsage = Array.from(frequency.keys()).sort(
-    (a, b) => (frequency[b] as number) - (frequency[a] as number) || a - b,
-  );
+  if (!(Number.isInteger(groups) && groups >= 1 && groups <= experts && groups * capacity >= experts)) {
+    throw new MoeError('RECIPE_INVALID', {
+      argument: 'groups',
+      expected: `1 … ${experts} groups that hold ${experts} experts`,
+      received: `${groups} groups of ${capacity}`,
+    });
+  }
+  const byUsage = [...frequency.keys()].sort((a, b) => (frequency[b] as number) - (frequency[a] as number) || a - b);
   const cores = byUsage.slice(0, groups);
-  const labels = new Int32Array(experts).fill(-1);
+  const labels = new Int32Array(experts);
+  const members = new Int32Array(groups).fill(1);
   cores.forEach((expert, rank) => {
     labels[expert] = rank;
   });
   for (const expert of byUsage.slice(groups)) {
-    const likeness = Float64Array.from(cores, (core) => similarity[expert * experts + core] as number);
-    labels[expert] = largestIndex(likeness);
+    const label = largestIndex(
+      Float64Array.from(cores, (core, rank) =>
+        (members[rank] as number) < capacity
+          ? (similarity[expert * experts + core] as number)
+          : Number.NEGATIVE_INFINITY,
+      ),
+    );
+    labels[expert] = label;
+    members[label] = (members[label] as number) + 1;
   }
   return labels;
 }

@@ -1,0 +1,102 @@
+import { type Expert, type ExpertLayer, type Factors, type Matrix, denseMatrices, sumOf } from '../experts.ts';
+import { type LayerContext, slotMoments } from '../layer-context.ts';
+import { ridgeSolve } from '../recover/ridge.ts';
+import { jointRank } from './gated.ts';
+import { lowRank, whiteningOf } from './low-rank.ts';
+
+/**
+ * The delta form (D²-MoE, section 3): one base for all experts of a layer, their mean weighted by use, and each expert's difference from it
+ * as low rank, nearest on what the expert reads. gate and up share the A of their factors.
+ */
+export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank: number): Promise<ExpertLayer> {
+  const { hidden } = layer;
+  const experts = layer.slots.map((_, slot) => denseMatrices(layer, slot));
+  const { gram, rows } = await context.inputMoments(layer, 2);
+  const shares = sharesOf(rows);
+  const gated = experts.every(({ gate }) => gate !== undefined);
+  const above = experts.map(({ gate, up }) => (gate ? stack(gate, up) : up));
+  const base = mean(above, shares);
+  const width = context.spec.width;
+  const tall = (gated ? 2 : 1) * width;
+  const upRank = Math.min(gated ? jointRank(rank, width, hidden) : rank, hidden, tall);
+  const factors: Factors[] = [];
+  for (const [slot, matrix] of above.entries()) {
+    context.signal?.throwIfAborted();
+    const whiten = await whiteningOf(gram.subarray(slot * hidden * hidden, (slot + 1) * hidden * hidden), hidden);
+    factors.push(await lowRank(difference(matrix, base), { rows: tall, columns: hidden }, upRank, { whiten }));
+  }
+  const ups = factors.map((own, slot) => split(own, base, width, hidden, gated, slot === 0));
+  // Down is fitted to what gate and up then give, which only dense sums can say while down has no base yet.
+  const whole = ups.map(({ gate, up }, slot): Expert => {
+    const sum = (matrix: Matrix, at: number): Matrix => ({
+      rows: width,
+      columns: hidden,
+      dense: sumOf(matrix, base.subarray(at * width * hidden, (at + 1) * width * hidden)),
+    });
+    return {
+      ...(layer.slots[slot] as Expert),
+      ...(gate && { gate: sum(gate, 0) }),
+      up: sum(up, gated ? 1 : 0),
+    };
+  });
+  const moments = await context.hiddenMoments({ ...layer, slots: whole });
+  const targets: Float32Array[] = [];
+  for (const [slot, { down }] of experts.entries()) {
+    const statistics = slotMoments(moments, slot, hidden, width);
+    targets.push(context.recover ? await ridgeSolve(statistics, down, width, hidden) : down);
+  }
+  const downBase = mean(targets, shares);
+  const slots: Expert[] = [];
+  for (const [slot, target] of targets.entries()) {
+    const whiten = await whiteningOf(slotMoments(moments, slot, hidden, width).gram, width);
+    const shape = { rows: hidden, columns: width };
+    const own = await lowRank(difference(target, downBase), shape, Math.min(rank, hidden, width), { whiten });
+    const down = { ...shape, ...(slot === 0 && { dense: downBase }), factors: own };
+    slots.push({ hidden, width, ...(ups[slot] as Pick<Expert, 'gate' | 'up'>), down });
+  }
+  return { ...layer, slots, baseOf: new Int32Array(slots.length) };
+}
+
+/** By rows; equal where nothing was seen. */
+function sharesOf(rows: Float64Array): number[] {
+  const total = rows.reduce((sum, count) => sum + count, 0);
+  return Array.from(rows, (count) => (total > 0 ? count / total : 1 / rows.length));
+}
+
+function mean(matrices: readonly Float32Array[], shares: readonly number[]): Float32Array {
+  const sum = new Float64Array((matrices[0] as Float32Array).length);
+  for (const [index, matrix] of matrices.entries()) {
+    const share = shares[index] as number;
+    for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + share * (matrix[at] as number);
+  }
+  return Float32Array.from(sum);
+}
+
+function difference(a: Float32Array, b: Float32Array): Float32Array {
+  return a.map((value, at) => value - (b[at] as number));
+}
+
+function stack(gate: Float32Array, up: Float32Array): Float32Array {
+  const both = new Float32Array(gate.length + up.length);
+  both.set(gate);
+  both.set(up, gate.length);
+  return both;
+}
+
+/** Factors of gate and up together as those of each, beside the base where the slot holds it. */
+function split(
+  { rank, a, b }: Factors,
+  base: Float32Array,
+  width: number,
+  hidden: number,
+  gated: boolean,
+  holds: boolean,
+): Pick<Expert, 'gate' | 'up'> {
+  const part = (at: number): Matrix => ({
+    rows: width,
+    columns: hidden,
+    ...(holds && { dense: base.slice(at * width * hidden, (at + 1) * width * hidden) }),
+    factors: { rank, a, b: b.slice(at * width * rank, (at + 1) * width * rank) },
+  });
+  return gated ? { gate: part(0), up: part(1) } : { up: part(0) };
+}

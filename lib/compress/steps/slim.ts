@@ -1,0 +1,48 @@
+import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
+import { slotMoments } from '../layer-context.ts';
+import type { NeuronCurve } from '../numerics.ts';
+import type { SlimStep } from '../recipe/schema.ts';
+import { refitDown } from '../recover/down.ts';
+import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
+import { layerSensitivity } from '../slim/sensitivity.ts';
+import { allocateWidths } from '../slim/widths.ts';
+import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
+
+/** Removes neurons expert by expert, as many as the budget asks for, where they are missed least. */
+export function slimmingStep({ keep, widths: scope, multiple }: SlimStep): Step {
+  return {
+    async plan(context) {
+      const sensitivity = scope === 'model' ? await layerSensitivity(context) : [];
+      return allocateWidths(await originalCurves(context), sensitivity, { keep, scope, multiple });
+    },
+    async apply(layer, context, decision) {
+      const widths = decision as readonly number[];
+      const moments = await context.hiddenMoments(layer, { together: context.recover });
+      const slots: Expert[] = [];
+      for (const [slot, own] of layer.slots.entries()) {
+        context.signal?.throwIfAborted();
+        const expert = denseMatrices(layer, slot);
+        const statistics = slotMoments(moments, slot, layer.hidden, own.width);
+        const best = context.recover ? await refitExpert(expert, statistics) : expert;
+        const curve = await removalCurve(best, statistics.gram);
+        slots.push(denseExpert(await slimExpert(best, statistics, curve, widths[slot] as number, context.recover)));
+      }
+      const slim: ExpertLayer = { ...layer, slots };
+      return context.recover ? refitDown(slim, context, { together: true }) : slim;
+    },
+  };
+}
+
+/** The removal curves of all original experts. */
+async function originalCurves(plan: PlanContext): Promise<NeuronCurve[][]> {
+  const curves: NeuronCurve[][] = [];
+  await eachOriginalLayer(plan, 'weigh the neurons', async (layer, context) => {
+    const moments = await context.hiddenMoments(layer);
+    const own: NeuronCurve[] = [];
+    for (const [slot, { hidden, width }] of layer.slots.entries()) {
+      own.push(await removalCurve(denseMatrices(layer, slot), slotMoments(moments, slot, hidden, width).gram));
+    }
+    curves.push(own);
+  });
+  return curves;
+}
