@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { megabytes, Progress, table } from '../dist/cli/output.js';
-import { renderReport } from '../dist/compress/report.js';
+import { renderReport } from '../dist/compress/report/report.js';
 import { compress, Model, openDevice } from '../dist/index.js';
 
 const source = fileURLToPath(new URL('models/tiny-qwen3-moe', import.meta.url));

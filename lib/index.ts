@@ -14,7 +14,24 @@ export type { Yarn } from './checkpoint/config.ts';
 export type { DecodeOptions, DecodeStream, TokenIds, Tokenizer } from './checkpoint/tokenizer.ts';
 export { type CompressOptions, type CompressResult, compress } from './compress/compress.ts';
 export type { Recipe } from './compress/recipe/schema.ts';
-export type { LayerReport } from './compress/report/report.ts';
+export {
+  type CountedExperts,
+  type CountedLayer,
+  type CountedMatrix,
+  layerOperations,
+  matrixParameters,
+  modelParameters,
+} from './compress/report/accounting.ts';
+export {
+  type LayerReport,
+  type ModelReport,
+  type Report,
+  renderReport,
+  reportData,
+  type SpeedReport,
+} from './compress/report/report.ts';
+export { estimateSpeed, type SpeedEstimate, type SpeedOptions } from './compress/report/speed.ts';
+export { type LayerSize, layerSizes } from './compress/report/stored-experts.ts';
 export { Device } from './device/device.ts';
 export { type DeviceExplanation, type DeviceReason, explainDevice } from './device/explain.ts';
 export { type DeviceInfo, type DeviceOptions, devices, openDevice } from './device/open.ts';
@@ -43,6 +60,8 @@ export type { GeneratedToken, GenerateOptions } from './model/generate.ts';
 export { Model, type ModelMemory, type OpenOptions } from './model/model.ts';
 export { MoeLayer, type MoeLayerOptions, type MoeTrace } from './model/moe-layer.ts';
 export type { SamplingOptions } from './model/sampling.ts';
+export type { ContinuationOptions, ContinuationScore } from './model/score.ts';
+export type { LayerTrace, ModelTrace, TraceOptions, TracePart } from './model/trace.ts';
 export type { ModelWeights } from './model/weights.ts';
 export type { RouterSpec } from './moe/router-spec.ts';
 export type { MergeSpec, MoeSpec } from './moe/spec.ts';

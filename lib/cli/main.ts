@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { benchCommand } from './bench.ts';
+import { compareCommand } from './compare.ts';
 import { compressCommand } from './compress.ts';
 import { doctorCommand } from './doctor.ts';
 import { evaluateCommand } from './evaluate.ts';
@@ -23,6 +24,7 @@ const commands = [
   doctorCommand(),
   inspectCommand(),
   evaluateCommand(),
+  compareCommand(),
   generateCommand(),
   compressCommand(),
   benchCommand(),

@@ -10,6 +10,7 @@ import type { MoeValues } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import type { MlpNames, MoeNames, MoeSpec } from '../moe/spec.ts';
 import { Weight } from '../weight/weight.ts';
+import type { HiddenPair } from './align/activations.ts';
 import { describeLayer, encodeLayer, specOf } from './encode.ts';
 import type { ExpertMatrices } from './expert.ts';
 import { type ExpertLayer, membersOf } from './experts.ts';
@@ -151,14 +152,88 @@ export class LayerContext {
   }
 
   #shared(graph: Graph, values: MoeValues, routing: Routing, rows: Value, wanted: Value | undefined): Value {
-    const minus = (a: Value, b: Value): Value => graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));
     const original = graph.combine(values.rows, values.routing);
     const aim = wanted
-      ? graph.add(original, graph.map('scale', minus(wanted, original), undefined, { alpha: correction }))
+      ? graph.add(original, graph.map('scale', minus(graph, wanted, original), undefined, { alpha: correction }))
       : original;
-    const missing = minus(aim, graph.combine(rows, routing));
+    const missing = minus(graph, aim, graph.combine(rows, routing));
     const gates = graph.combine(graph.clamp(rows, 1, 1), routing, { onto: routing });
     return graph.multiply(gates, graph.add(rows, graph.take(missing, routing.tokenOf)));
+  }
+
+  /** Squared error of the layer's output over the squared original output, on the inputs that the layers before give. */
+  async outputError(layer: ExpertLayer): Promise<number> {
+    const { error, energy } = await this.blockError(layer);
+    return energy > 0 ? error / energy : 0;
+  }
+
+  /** The block's squared error towards the original one, and the original's energy, over all tokens. */
+  async blockError(layer: ExpertLayer): Promise<{ error: number; energy: number }> {
+    const { hidden, kind } = this.spec;
+    const { error, energy } = await this.#withRouting(layer, (route) =>
+      this.withProjection(layer, 'up', (up) =>
+        this.withProjection(layer, 'down', (down) =>
+          this.stream.observe({ error: [hidden], energy: [hidden] }, ({ graph, values }, states) => {
+            const routing = route(graph, values);
+            const h = graph.linear(values.input, up, { activation: kind, routing });
+            const given = graph.combine(graph.linear(h, down, { routing, gather: false }), routing);
+            const original = graph.combine(values.rows, values.routing);
+            const missing = minus(graph, original, given);
+            graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+            graph.accumulate('sum', graph.multiply(original, original), states.energy);
+          }),
+        ),
+      ),
+    );
+    const total = (sums: Float64Array): number => sums.reduce((sum, value) => sum + value, 0);
+    return { error: total(error), energy: total(energy) };
+  }
+
+  /**
+   * What the neurons of two layers of the same slots give side by side, slot by slot on the tokens that reach the slot, gates left out.
+   * Both have the original router, and one width in all slots.
+   */
+  async hiddenPairs(layer: ExpertLayer, other: ExpertLayer): Promise<HiddenPair[]> {
+    const slots = layer.slots.length;
+    const { kind } = this.spec;
+    const width = layer.slots[0]?.width as number;
+    const row = [slots, width];
+    const shapes = {
+      ones: row,
+      sums: row,
+      squares: row,
+      otherSums: row,
+      otherSquares: row,
+      cross: [slots, width, width],
+    };
+    const found = await this.#withRouting(layer, (route) =>
+      this.withProjection(layer, 'up', (up) =>
+        this.withProjection(other, 'up', (otherUp) =>
+          this.stream.observe(shapes, ({ graph, values }, states) => {
+            const routing = route(graph, values);
+            const a = graph.linear(values.input, up, { activation: kind, routing });
+            const b = graph.linear(values.input, otherUp, { activation: kind, routing });
+            graph.accumulate('sum', graph.clamp(a, 1, 1), states.ones, { routing });
+            graph.accumulate('sum', a, states.sums, { routing });
+            graph.accumulate('sum', graph.multiply(a, a), states.squares, { routing });
+            graph.accumulate('sum', b, states.otherSums, { routing });
+            graph.accumulate('sum', graph.multiply(b, b), states.otherSquares, { routing });
+            graph.accumulate('gram', a, states.cross, { b, routing });
+          }),
+        ),
+      ),
+    );
+    return layer.slots.map((_, slot) => {
+      const part = (sums: Float64Array, size: number): Float64Array => sums.subarray(slot * size, (slot + 1) * size);
+      return {
+        rows: found.ones[slot * width] as number,
+        sums: part(found.sums, width),
+        squares: part(found.squares, width),
+        otherSums: part(found.otherSums, width),
+        otherSquares: part(found.otherSquares, width),
+        cross: part(found.cross, width * width),
+      };
+    });
   }
 
   /** One bank of the layer, exactly as a reader of the new folder will have it. */
@@ -188,6 +263,10 @@ export class LayerContext {
 }
 
 type Router = (graph: Graph, values: MoeValues) => Routing;
+
+function minus(graph: Graph, a: Value, b: Value): Value {
+  return graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));
+}
 
 /** Rows of each slot. */
 function rowsOf(layer: ExpertLayer, counts: Float64Array): Float64Array {

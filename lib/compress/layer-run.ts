@@ -51,7 +51,7 @@ export class LayerRun {
     const { checkpoint } = this.#source;
     const recover = this.#recipe.recover !== 'none';
     const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, recover, signal);
-    let layer = await this.#original(context);
+    let layer = await this.#original(context, decisions);
     for (const [at, step] of this.#recipe.steps.entries()) {
       signal?.throwIfAborted();
       layer = await makeStep(step).apply(layer, context, decisions[at]);
@@ -62,7 +62,7 @@ export class LayerRun {
     if (!layer.router) tensors.push(await this.#sourceRouter());
     return {
       tensors,
-      finished: { layer: this.index, described: json(described), report: this.#report(layer, spec, context) },
+      finished: { layer: this.index, described: json(described), report: this.#report(layer, spec, context, await context.outputError(layer)) },
     };
   }
 
@@ -89,11 +89,11 @@ export class LayerRun {
     }
   }
 
-  async #original(context: LayerContext): Promise<ExpertLayer> {
+  async #original(context: LayerContext, decisions: readonly (Json | undefined)[]): Promise<ExpertLayer> {
     const experts = [];
     for (let expert = 0; expert < this.#spec.router.experts; expert++) experts.push(await context.original(expert));
     const layer = originalLayer(experts, this.#spec.kind, { format: formats[this.#dtype()] });
-    return { ...layer, forms: finalForms(this.#recipe, this.index, layer.forms) };
+    return { ...layer, forms: finalForms(this.#recipe, this.index, layer.forms, decisions) };
   }
 
   /** Of the source's expert matrices. */
@@ -110,9 +110,13 @@ export class LayerRun {
     return { name, dtype, shape, data: (await checkpoint.read(name)) as StoredTensor['data'] };
   }
 
-  #report(layer: ExpertLayer, spec: MoeSpec, context: LayerContext): LayerReport {
+  #report(layer: ExpertLayer, spec: MoeSpec, context: LayerContext, error: number): LayerReport {
     const parts = [...expertParts(spec, spec.stored as NonNullable<MoeSpec['stored']>, this.#names)];
     const weights = parts.reduce((sum, { part }) => sum + part.rows * part.columns, 0);
+    const ranks = (['gate', 'up', 'down'] as const).flatMap((name) => {
+      const rank = spec.stored?.[name]?.lowRank?.rank;
+      return rank ? [[name, [...rank]] as const] : [];
+    });
     const router = (layer.router ? layer.slots.length : this.#spec.router.experts) * layer.hidden;
     return {
       layer: this.index,
@@ -122,6 +126,8 @@ export class LayerRun {
       frequencies: [...(context.grouping?.frequencies ?? [])],
       similarity: [...(context.grouping?.similarity ?? [])],
       widths: layer.slots.map(({ width }) => width),
+      ...(ranks.length > 0 && { ranks: Object.fromEntries(ranks) }),
+      error,
       bytes: layerBytes(spec, this.#names),
       parameters: weights + router,
     };

@@ -9,7 +9,7 @@ import { openDevice } from '../device/open.ts';
 import { MoeError } from '../errors.ts';
 import type { WeightLoader } from '../moe/loader.ts';
 import { CachePool } from './cache-pool.ts';
-import type { Tap } from './decoder.ts';
+import type { DecoderWeights, Tap } from './decoder.ts';
 import type { DecoderConfig } from './decoder-config.ts';
 import {
   cutWindows,
@@ -25,6 +25,8 @@ import { type GeneratedToken, type GenerateOptions, generateTokens } from './gen
 import { pageSize } from './kv-cache.ts';
 import { type ObserveOptions, observeWindows } from './observe.ts';
 import { maximumTokens, Runner } from './runner.ts';
+import { type ContinuationOptions, type ContinuationScore, joinContinuations, scoreContinuations } from './score.ts';
+import { type ModelTrace, type TraceOptions, traceModel } from './trace.ts';
 import { checkTensors, loadDecoder, type ModelWeights, openLoader, weightPlan } from './weights.ts';
 
 export interface OpenOptions {
@@ -53,6 +55,7 @@ interface Parts {
   readonly bytes: number;
   readonly loader: WeightLoader;
   readonly runner: Runner;
+  readonly weights: DecoderWeights;
   readonly tokenizer: Tokenizer | undefined;
 }
 
@@ -113,10 +116,12 @@ export class Model {
           if (done < total) report(done);
         },
       });
-      const runner = new Runner(device, config, await loadDecoder(loader, config, family.names, plan));
+      const decoder = await loadDecoder(loader, config, family.names, plan);
+      const runner = new Runner(device, config, decoder);
       report(total);
       const ownsDevice = typeof chosen === 'string';
-      return new Model({ config, device, ownsDevice, bytes: checkpoint.bytes, loader, runner, tokenizer });
+      const { bytes } = checkpoint;
+      return new Model({ config, device, ownsDevice, bytes, loader, runner, weights: decoder, tokenizer });
     } catch (error) {
       loader?.dispose();
       if (typeof chosen === 'string') device?.dispose();
@@ -219,6 +224,42 @@ export class Model {
       yield token;
       this.#requireLive();
     }
+  }
+
+  /**
+   * How likely each continuation is after the prompt, for multiple-choice tasks; what the continuations have in common runs once.
+   * Two texts are encoded together: the tokens in which the encoded prompt and the whole begin alike are the prompt, the rest is
+   * scored, so a token that spans the boundary counts to the continuation. With ids on either side, ids are appended to ids.
+   * Throws INVALID_ARGUMENT (also where nothing is left of the prompt, or to score), CONTEXT_EXCEEDED, TOKENIZER_INVALID (a text
+   * without a tokenizer), DISPOSED, OUT_OF_MEMORY; an abort rejects with `signal.reason`.
+   *
+   * @example
+   * const scores = await model.score('The capital of France is', [' Paris', ' Rome']);
+   */
+  async score(
+    prompt: string | TokenIds,
+    continuations: readonly (string | TokenIds)[],
+    options: ContinuationOptions = {},
+  ): Promise<ContinuationScore[]> {
+    this.#requireLive();
+    const reader = {
+      encode: (text: string, special?: { addSpecialTokens: boolean }) => this.tokenizer.encode(text, special),
+      checked: (ids: TokenIds, argument: string) => this.#checkedIds(ids, argument),
+    };
+    const texts = joinContinuations(reader, this.config.context, prompt, continuations);
+    return scoreContinuations(this.runner, this.#pool, texts, options);
+  }
+
+  /**
+   * Router logits, chosen experts with their gates, and hidden states of every layer over a text of up to the context; see
+   * {@link LayerTrace} for the shapes. Throws INVALID_ARGUMENT (also for no tokens), CONTEXT_EXCEEDED, DISPOSED, OUT_OF_MEMORY;
+   * an abort rejects with `signal.reason`.
+   */
+  async trace(ids: TokenIds, options: TraceOptions = {}): Promise<ModelTrace> {
+    this.#requireLive();
+    const checked = this.#checkedIds(ids, 'ids');
+    this.#requireContext(checked.length);
+    return traceModel(this.runner, this.#pool, this.#parts.weights, checked, options);
   }
 
   /**

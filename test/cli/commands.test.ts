@@ -44,7 +44,7 @@ describe('commands with --json', () => {
         ['quantize', 'int4'],
       ],
     );
-    const keys = ['layer', 'experts', 'groups', 'labels', 'frequencies', 'widths', 'bytes', 'parameters'];
+    const keys = ['layer', 'experts', 'groups', 'labels', 'frequencies', 'widths', 'error', 'bytes', 'parameters'];
     assert.deepEqual(Object.keys(made.layers[0]), keys);
     assert.equal(made.layers.length, 4);
     assert.ok(made.bytes.after < made.bytes.before && made.parameters.after < made.parameters.before);
@@ -119,7 +119,7 @@ describe('commands with --json', () => {
   });
 
   it('--help of every command has an example', async () => {
-    for (const command of ['doctor', 'inspect', 'evaluate', 'generate', 'compress', 'bench']) {
+    for (const command of ['doctor', 'inspect', 'evaluate', 'compare', 'generate', 'compress', 'bench']) {
       const { code, stdout, stderr } = await nodeMoe([command, '--help']);
       assert.equal(code, 0);
       assert.equal(stderr, '');

@@ -4,6 +4,7 @@ import {
   Checkpoint,
   type CompressOptions,
   type CompressResult,
+  type ContinuationScore,
   compress,
   type DecoderConfig,
   type Device,
@@ -11,21 +12,32 @@ import {
   type DeviceInfo,
   type devices,
   type Evaluation,
+  estimateSpeed,
   type explainDevice,
   type GeneratedToken,
   Graph,
+  type LayerSize,
+  layerOperations,
+  layerSizes,
   Model,
   type ModelMemory,
+  type ModelTrace,
   MoeError,
   MoeLayer,
   type MoeSpec,
   type MoeTrace,
+  matrixParameters,
+  modelParameters,
   openDevice,
   type ProfileNode,
   type Program,
   type Progress,
   type profileOf,
+  type Report,
   type Routing,
+  renderReport,
+  reportData,
+  type SpeedEstimate,
   type scope,
   Tensor,
   type TokenIds,
@@ -83,6 +95,10 @@ export async function model(folder: string, signal: AbortSignal, device: Device)
   const text = opened.tokenizer.decode(readOnly, { skipSpecialTokens: true });
   same<typeof text, string>(true);
   same<typeof opened.tokenizer, Tokenizer>(true);
+  same<Awaited<ReturnType<Model['score']>>, ContinuationScore[]>(true);
+  await opened.score('prompt', ['a', readOnly], { signal, onProgress: ({ done, total }) => void [done, total] });
+  same<Awaited<ReturnType<Model['trace']>>, ModelTrace>(true);
+  await opened.trace(ids, { include: ['routerLogits', 'experts', 'hidden'], signal });
   same<ReturnType<Model['dispose']>, Promise<void>>(true);
   same<ReturnType<Model[typeof Symbol.asyncDispose]>, Promise<void>>(true);
 }
@@ -148,4 +164,16 @@ export async function compression(model: string, out: string, calibrate: string)
   const onProgress = (progress: { phase: string; done: number; total: number }) => void progress;
   const options: CompressOptions = { out, recipe: 'merge', groups: 8, calibrate: [calibrate], recover: 'none' };
   return compress(model, { ...options, weights: { format: 'int4' }, seed: 1, force: true, device: 'cpu', onProgress });
+}
+
+export async function reports(checkpoint: Checkpoint, device: Device, report: Report): Promise<void> {
+  const estimate = estimateSpeed(checkpoint, { limits: await device.limits(), tokens: 512, frequencies: new Map() });
+  same<typeof estimate, SpeedEstimate>(true);
+  same<ReturnType<typeof layerSizes>, LayerSize[]>(true);
+  same<ReturnType<typeof renderReport>, string>(true);
+  same<ReturnType<typeof reportData>, Record<string, unknown>>(true);
+  const matrices = [{ rows: 8, columns: 4, rank: 2, kept: 0.5 }];
+  const counts = [matrixParameters({ rows: 8, columns: 4 }), modelParameters(1, [{ count: 2, matrices }])];
+  const operations: number = layerOperations({ hidden: 4, experts: 8, topK: 2, matrices }, 1);
+  void [counts, operations, layerSizes(checkpoint), renderReport(report), reportData(report)];
 }

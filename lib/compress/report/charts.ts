@@ -17,32 +17,50 @@ function svg(width: number, height: number, label: string, body: string): string
 
 export interface Bar {
   readonly label: string;
-  /** 0 … 1. */
-  readonly share: number;
-  readonly group: number;
+  readonly value: number;
+  /** Colours the bar. Default: all alike. */
+  readonly group?: number;
+  /** Drawn as an outline behind the bar. */
+  readonly before?: number;
 }
 
-/** Bars of usage, one an expert or group, coloured by group; a dashed line marks an even share. */
-export function usageBars(title: string, bars: readonly Bar[]): string {
-  const [left, top, height, step] = [44, 26, 120, Math.max(8, Math.min(26, 560 / bars.length))];
-  const width = left + step * bars.length + 8;
-  const peak = Math.max(1 / bars.length, ...bars.map((bar) => bar.share));
-  const y = (share: number): number => top + height * (1 - share / peak);
+export interface BarsOptions {
+  readonly show: (value: number) => string;
+  /** A dashed line at this value. */
+  readonly mark?: number;
+}
+
+/** Upright bars from 0 on. */
+export function barChart(title: string, bars: readonly Bar[], { show, mark }: BarsOptions): string {
+  const [left, top, height, step] = [64, 26, 120, Math.max(8, Math.min(26, 560 / bars.length))];
+  const width = left + Math.max(step * bars.length, 7 * title.length) + 8;
+  const peak = Math.max(mark ?? 0, ...bars.flatMap(({ value, before }) => [value, before ?? 0])) || 1;
+  const y = (value: number): number => top + height * (1 - value / peak);
   const every = Math.ceil(20 / step);
-  const columns = bars.map((bar, index) => {
+  const columns = bars.map(({ label, value, group, before }, index) => {
     const x = left + index * step;
     const text =
       index % every === 0
-        ? `<text x="${x + step / 2}" y="${top + height + 14}" text-anchor="middle">${escapeHtml(bar.label)}</text>`
+        ? `<text x="${x + step / 2}" y="${top + height + 14}" text-anchor="middle">${escapeHtml(label)}</text>`
         : '';
-    return `<rect x="${x + 1}" y="${y(bar.share)}" width="${step - 2}" height="${top + height - y(bar.share)}" fill="${groupColor(bar.group)}"><title>${escapeHtml(bar.label)}: ${(100 * bar.share).toFixed(2)} %, group ${bar.group}</title></rect>${text}`;
+    const rect = (of: number, look: string): string =>
+      `<rect x="${x + 1}" y="${y(of)}" width="${step - 2}" height="${top + height - y(of)}" ${look}`;
+    const outline = before === undefined ? '' : `${rect(before, 'class="before"')}/>`;
+    const fill = group === undefined ? 'var(--accent)' : groupColor(group);
+    const words = [
+      `${label}: ${show(value)}`,
+      ...(before === undefined ? [] : [`before ${show(before)}`]),
+      ...(group === undefined ? [] : [`group ${group}`]),
+    ];
+    return `${outline}${rect(value, `fill="${fill}"`)}><title>${escapeHtml(words.join(', '))}</title></rect>${text}`;
   });
-  const even = y(1 / bars.length);
+  const line = (at: number, look: string): string =>
+    `<line class="${look}" x1="${left}" x2="${left + step * bars.length}" y1="${y(at)}" y2="${y(at)}"/>`;
   const axis =
-    `<text x="${left - 6}" y="${top + 4}" text-anchor="end">${(100 * peak).toFixed(0)} %</text>` +
+    `<text x="${left - 6}" y="${top + 4}" text-anchor="end">${escapeHtml(show(peak))}</text>` +
     `<text x="${left - 6}" y="${top + height}" text-anchor="end">0</text>` +
-    `<line class="axis" x1="${left}" x2="${width - 8}" y1="${top + height}" y2="${top + height}"/>` +
-    `<line class="even" x1="${left}" x2="${width - 8}" y1="${even}" y2="${even}"/>`;
+    line(0, 'axis') +
+    (mark === undefined ? '' : line(mark, 'even'));
   const heading = `<text class="title" x="${left}" y="14">${escapeHtml(title)}</text>`;
   return svg(width, top + height + 22, title, heading + columns.join('') + axis);
 }

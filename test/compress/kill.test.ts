@@ -1,0 +1,70 @@
+/** A compression that is killed in the middle, and goes on. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const model = join(root, 'examples/models/tiny-qwen3-moe');
+const text = join(root, 'examples/text/node.calibrate.txt');
+
+describe('a killed compression', () => {
+  let folder = '';
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'node-moe-kill-'));
+  });
+  after(() => rm(folder, { recursive: true, force: true }));
+
+  /** Runs the command; `watch` is called every few milliseconds and kills the process, not politely, by returning true. */
+  function compress(out: string, options: readonly string[], watch: () => boolean = () => false): Promise<number | null> {
+    const settings = ['--recipe', 'merge', '--groups', '8', '--calibrate', text, '--calibration-tokens', '1024'];
+    const command = ['--import=tsx', join(root, 'lib/cli/main.ts'), 'compress', model, '--out', out, ...settings];
+    const child = spawn(process.execPath, [...command, ...options], { stdio: 'ignore' });
+    const timer = setInterval(() => {
+      if (watch()) child.kill('SIGKILL');
+    }, 2);
+    return new Promise((done) => {
+      child.on('close', (code) => {
+        clearInterval(timer);
+        done(code);
+      });
+    });
+  }
+
+  async function hashes(path: string): Promise<string[]> {
+    const names = (await readdir(path)).sort();
+    return Promise.all(
+      names.map(async (name) => {
+        const hash = createHash('sha256').update(await readFile(join(path, name)));
+        return `${name} ${hash.digest('hex')}`;
+      }),
+    );
+  }
+
+  it('goes on with --resume, to the same bytes, wherever it was killed', async () => {
+    const whole = join(folder, 'whole');
+    assert.equal(await compress(whole, []), 0);
+    const expected = await hashes(whole);
+    const out = join(folder, 'killed');
+    const partial = (name: string): string => join(folder, 'killed.partial', name);
+    const places: (() => boolean)[] = [
+      () => existsSync(partial('model-00001-of-00005.safetensors.partial')),
+      () => existsSync(partial('progress.json')),
+      () => existsSync(partial('model-00002-of-00005.safetensors')),
+      () => existsSync(partial('model-00004-of-00005.safetensors.partial')),
+      () => existsSync(partial('config.json')),
+    ];
+    for (const [index, place] of places.entries()) {
+      await compress(out, ['--resume'], place);
+      if (existsSync(out)) continue; // it was too quick to be killed there
+      assert.equal(await compress(out, ['--resume']), 0, `place ${index}`);
+      assert.deepEqual(await hashes(out), expected, `place ${index}`);
+      assert.deepEqual((await readdir(folder)).sort(), ['killed', 'whole']);
+      await rm(out, { recursive: true });
+    }
+  });
+});
