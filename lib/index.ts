@@ -13,6 +13,7 @@ export { Checkpoint, type SafetensorsDtype, type StoredArray, type TensorEntry }
 export type { Yarn } from './checkpoint/config.ts';
 export type { DecodeOptions, DecodeStream, TokenIds, Tokenizer } from './checkpoint/tokenizer.ts';
 export { type CompressOptions, type CompressResult, compress } from './compress/compress.ts';
+export { exportHuggingFace } from './compress/huggingface.ts';
 export type { Recipe } from './compress/recipe/schema.ts';
 export {
   type CountedExperts,
@@ -32,6 +33,7 @@ export {
 } from './compress/report/report.ts';
 export { estimateSpeed, type SpeedEstimate, type SpeedOptions } from './compress/report/speed.ts';
 export { type LayerSize, layerSizes } from './compress/report/stored-experts.ts';
+export { type SweepOptions, type SweepRow, sweep } from './compress/sweep.ts';
 export { Device } from './device/device.ts';
 export { type DeviceExplanation, type DeviceReason, explainDevice } from './device/explain.ts';
 export { type DeviceInfo, type DeviceOptions, devices, openDevice } from './device/open.ts';

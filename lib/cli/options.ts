@@ -65,6 +65,18 @@ export function share(text: string): number {
   return value;
 }
 
+/** In (0, 1). */
+export function ratio(text: string): number {
+  const value = numberOf(text);
+  if (!(value > 0 && value < 1)) throw new InvalidArgumentError('expected a number between 0 and 1');
+  return value;
+}
+
+/** A comma-separated list of numbers in (0, 1). */
+export function ratioList(text: string): number[] {
+  return text.split(',').map(ratio);
+}
+
 /** Decimal notation only: Number takes '' for 0, and hexadecimal. */
 function numberOf(text: string): number {
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : Number.NaN;

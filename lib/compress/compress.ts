@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { realpath } from 'node:fs/promises';
+import { realpath, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { invalid, requireCallback, requireInteger, requireObject } from '../arguments.ts';
 import { Checkpoint } from '../checkpoint/checkpoint.ts';
@@ -9,18 +9,22 @@ import { Device } from '../device/device.ts';
 import { openDevice } from '../device/open.ts';
 import { MoeError } from '../errors.ts';
 import type { WeightFormat } from '../weight/format.ts';
+import { checkExpressible, exportHuggingFace } from './huggingface.ts';
 import { LayerRun } from './layer-run.ts';
 import { ModelWriter } from './model-writer.ts';
 import { progressKey, readProgress, removeProgress, type SavedProgress, writeProgress } from './progress-file.ts';
 import { namedRecipe } from './recipe/presets.ts';
+import { recipeForRatio } from './recipe/ratio.ts';
 import { parseRecipe, type Recipe, type RecipeInput } from './recipe/schema.ts';
 import type { LayerReport } from './report/report.ts';
-import { checkSource, moeLayers, type Source } from './source.ts';
-import { calibrate as collectStatistics } from './statistics/calibrate.ts';
+import { checkRecipe, moeLayers, openSource, type Source } from './source.ts';
+import { calibrate as collectStatistics, type LayerStatistics } from './statistics/calibrate.ts';
+import { readStatistics, statisticsKey, writeStatistics } from './statistics/file.ts';
 import { LayerStream } from './statistics/layer-stream.ts';
 import { calibrationWindows } from './statistics/windows.ts';
 import type { Grouping } from './steps/group.ts';
 import { makeStep } from './steps/index.ts';
+import { plannedLayers } from './steps/quantize.ts';
 import type { Json } from './steps/step.ts';
 
 export interface CompressOptions {
@@ -34,6 +38,13 @@ export interface CompressOptions {
   rank?: number | undefined;
   rows?: number | undefined;
   neurons?: number | undefined;
+  /**
+   * Of a named recipe: bytes that the experts take at most, everything stored counted, next to their originals in 16 bits; above 0, below 1.
+   * The recipe's other settings are then chosen, within the format that `weights` pins.
+   */
+  targetRatio?: number | undefined;
+  /** File of the light calibration statistics: read where it is there, else written. */
+  statistics?: string | undefined;
   /** Text files, or safetensors files of token ids [windows, tokens]; see {@link calibrationWindows}. */
   calibrate: readonly string[];
   /** At most so many tokens of them. */
@@ -48,6 +59,8 @@ export interface CompressOptions {
   force?: boolean | undefined;
   /** Go on with what a stopped run of the same inputs left in `<out>.partial`; the result is the same to the byte. */
   resume?: boolean | undefined;
+  /** 'huggingface': a plain folder without a moe section, which other tools open; refused where it cannot say what the recipe makes. */
+  format?: 'huggingface' | undefined;
   /** Default 'auto'. A device given open stays open. */
   device?: string | Device | undefined;
   signal?: AbortSignal | undefined;
@@ -68,6 +81,7 @@ export interface CompressResult {
 interface Job {
   readonly source: Source;
   readonly recipe: Recipe;
+  readonly windows: readonly Int32Array[];
   readonly stream: LayerStream;
   readonly folder: OutputFolder;
   readonly signal: AbortSignal | undefined;
@@ -86,17 +100,55 @@ interface Job {
  * is untouched then; beside it `<out>.partial` stays where a layer was finished, for `resume`.
  */
 export async function compress(source: string, options: CompressOptions): Promise<CompressResult> {
+  return requireObject(options).format === undefined ? compressFolder(source, options) : compressPlain(source, options);
+}
+
+/** Compresses to a folder beside `out`, which a stopped run can resume, and writes that as a plain one. */
+async function compressPlain(source: string, options: CompressOptions): Promise<CompressResult> {
+  const { format, out, force, signal } = options;
+  if (format !== 'huggingface') throw invalid('format', "'huggingface', or none", format);
+  if (!isPath(out)) throw invalid('out', 'a path', out);
+  await refuseSource(source, out);
+  // The output must be free before hours of work, as without the detour.
+  await (await OutputFolder.create(out, { force: force === true }))[Symbol.asyncDispose]();
+  const between = `${out}.compressed`;
+  const result = await compressFolder(source, {
+    ...options,
+    out: between,
+    force: force === true || options.resume === true,
+  });
+  try {
+    await exportHuggingFace(between, out, { force: force === true, signal });
+  } finally {
+    await rm(between, { recursive: true, force: true });
+  }
+  await using plain = await Checkpoint.open(out, { signal });
+  const parameters = [...plain.tensors.values()].reduce((sum, { shape }) => sum + elements(shape), 0);
+  return {
+    ...result,
+    bytes: { ...result.bytes, after: plain.bytes },
+    parameters: { ...result.parameters, after: parameters },
+  };
+}
+
+async function compressFolder(source: string, options: CompressOptions): Promise<CompressResult> {
   const started = performance.now();
   const { out, calibrate, signal, calibrationTokens: limit, seed = 0, device: given } = requireObject(options);
-  const recipe = recipeOf(options);
+  // What is wrong with the recipe itself is said before the model is opened.
+  const early = options.targetRatio === undefined ? recipeOf(options) : undefined;
   if (!isPath(out)) throw invalid('out', 'a path', out);
   if (!Array.isArray(calibrate) || ![...calibrate].every(isPath))
     throw invalid('calibrate', 'a list of paths', calibrate);
+  if (options.statistics !== undefined && !isPath(options.statistics))
+    throw invalid('statistics', 'a path', options.statistics);
   if (limit !== undefined) requireInteger(limit, 'calibrationTokens');
   requireInteger(seed, 'seed', 0);
   requireCallback(options.onProgress, 'onProgress');
   await using checkpoint = await Checkpoint.open(source, { signal });
-  const checked = checkSource(checkpoint, recipe);
+  const checked = openSource(checkpoint);
+  const recipe = early ?? recipeWithin(options, checked);
+  checkRecipe(checked, recipe);
+  if (options.format) checkExpressible(recipe);
   const { vocabulary, context } = checked.config;
   await refuseSource(source, out);
   // Discards what it holds unless it was committed or kept.
@@ -112,6 +164,7 @@ export async function compress(source: string, options: CompressOptions): Promis
     const job: Job = {
       source: checked,
       recipe,
+      windows,
       stream,
       folder,
       signal,
@@ -122,7 +175,7 @@ export async function compress(source: string, options: CompressOptions): Promis
       },
     };
     const saved = await readProgress(folder, progressKey(checkpoint, recipe, windows, device.name));
-    const decisions = saved.decisions ?? (await decide(job));
+    const decisions = saved.decisions ?? (await decide(job, options.statistics));
     const progress = { ...saved, decisions };
     await writeProgress(folder, progress);
     const written = await write(job, progress);
@@ -151,19 +204,48 @@ function recipeOf(options: CompressOptions): Recipe {
   return typeof recipe === 'string' ? namedRecipe(recipe, options) : parseRecipe(recipe);
 }
 
+/** The named recipe with settings for the target ratio. */
+function recipeWithin(options: CompressOptions, source: Source): Recipe {
+  const { recipe = 'merge', targetRatio } = options;
+  if (typeof recipe !== 'string') {
+    const expected = 'a named recipe, whose settings it chooses';
+    throw new MoeError('RECIPE_INVALID', { argument: 'targetRatio', expected, received: 'steps' });
+  }
+  return recipeForRatio(recipe, targetRatio as number, options, (formats) =>
+    plannedLayers({ source, recipe: formats ?? { name: '', steps: [], recover: 'none' } }),
+  );
+}
+
 /** What every step decides over all layers, from light statistics of the original model. */
-async function decide({ source, recipe, stream, report }: Job): Promise<Json[][]> {
+async function decide(job: Job, shared: string | undefined): Promise<Json[][]> {
+  const { source, recipe, stream, report } = job;
   const total = source.config.layers.length;
-  const statistics = await collectStatistics(stream, (done) => report('calibrate', done, total));
+  const collect = () => collectStatistics(stream, (done) => report('calibrate', done, total));
+  const statistics = shared ? await sharedStatistics(shared, job, collect) : await collect();
   const recover = recipe.recover !== 'none';
   const decisions: Json[][] = [];
   let grouping: Grouping[] | undefined;
   for (const step of recipe.steps) {
-    const planned = await makeStep(step).plan?.({ source, statistics, stream, recover, grouping, report });
+    const planned = await makeStep(step).plan?.({ source, recipe, statistics, stream, recover, grouping, report });
     decisions.push(planned ? [...planned] : []);
     if (step.step === 'group') grouping = planned as Grouping[];
   }
   return decisions;
+}
+
+/** The statistics of a file; it is written where there is none. */
+async function sharedStatistics(
+  path: string,
+  { source, windows }: Job,
+  collect: () => Promise<LayerStatistics[]>,
+): Promise<LayerStatistics[]> {
+  const key = statisticsKey(source.checkpoint, windows);
+  const layers = moeLayers(source).map(({ index, spec }) => ({ index, experts: spec.router.experts }));
+  const found = await readStatistics(path, key, layers);
+  if (found) return found;
+  const statistics = await collect();
+  await writeStatistics(path, key, statistics);
+  return statistics;
 }
 
 /** Writes all files of the new folder: what stays, then the compressed layers in order, then the config. */

@@ -73,7 +73,7 @@ export class LayerContext {
     throw new MoeError('RECIPE_INVALID', { argument: 'merge', expected: 'a group step before it', received: 'none' });
   }
 
-  /** The dense matrices of an original expert. */
+  /** The dense matrices of an original expert. Rejects with CHECKPOINT_MALFORMED where a weight is not finite. */
   async original(expert: number): Promise<ExpertMatrices> {
     this.signal?.throwIfAborted();
     const [gate, up, down] = matrixNames(this.names.expert(expert));
@@ -81,10 +81,18 @@ export class LayerContext {
     return {
       hidden,
       width,
-      gate: await this.#checkpoint.readF32(gate),
-      up: await this.#checkpoint.readF32(up),
-      down: await this.#checkpoint.readF32(down),
+      gate: await this.#finite(gate),
+      up: await this.#finite(up),
+      down: await this.#finite(down),
     };
+  }
+
+  async #finite(name: string): Promise<Float32Array> {
+    const values = await this.#checkpoint.readF32(name);
+    const at = values.findIndex((value) => !Number.isFinite(value));
+    if (at < 0) return values;
+    const received = `${values[at]} at element ${at}`;
+    throw new MoeError('CHECKPOINT_MALFORMED', { argument: name, expected: 'finite weights', received });
   }
 
   /** f32 [experts, hidden]. */

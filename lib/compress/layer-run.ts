@@ -62,7 +62,11 @@ export class LayerRun {
     if (!layer.router) tensors.push(await this.#sourceRouter());
     return {
       tensors,
-      finished: { layer: this.index, described: json(described), report: this.#report(layer, spec, context, await context.outputError(layer)) },
+      finished: {
+        layer: this.index,
+        described: json(described),
+        report: this.#report(layer, spec, context, await context.outputError(layer)),
+      },
     };
   }
 

@@ -1,6 +1,7 @@
 /** A model to compress, checked as a whole before anything is computed. */
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import { compressedSection } from '../checkpoint/compressed.ts';
+import type { StoredFloats } from '../checkpoint/stored-matrix.ts';
 import { MoeError } from '../errors.ts';
 import type { DecoderConfig, Family } from '../model/decoder-config.ts';
 import { familyOf } from '../model/family.ts';
@@ -15,19 +16,26 @@ export interface Source {
 }
 
 /**
- * Checks that the whole model is there and that the recipe fits it.
+ * Checks that the whole model is there and can be compressed.
  *
  * @throws MoeError RECIPE_INVALID, and what `Model.open` throws for a broken folder
  */
-export function checkSource(checkpoint: Checkpoint, recipe: Recipe): Source {
+export function openSource(checkpoint: Checkpoint): Source {
   if (compressedSection(checkpoint.config)) {
     refuse(checkpoint.folder, 'an uncompressed model', 'one with a moe section');
   }
   const family = familyOf(checkpoint.config);
   const config = family.config(checkpoint.config);
   checkTensors(checkpoint, config, family.names);
+  if (!config.layers.some(({ block }) => block.kind === 'moe')) {
+    refuse(checkpoint.folder, 'a model with expert layers', 'dense layers only');
+  }
+  return { checkpoint, family, config };
+}
+
+/** Checks that the recipe's numbers fit the model. Throws RECIPE_INVALID, which points into the recipe. */
+export function checkRecipe({ config }: Source, recipe: Recipe): void {
   const specs = config.layers.flatMap(({ block }) => (block.kind === 'moe' ? [block.moe] : []));
-  if (specs.length === 0) refuse(checkpoint.folder, 'a model with expert layers', 'dense layers only');
   const experts = Math.min(...specs.map(({ router }) => router.experts));
   for (const [index, step] of recipe.steps.entries()) {
     const at = `recipe/steps/${index}`;
@@ -40,7 +48,6 @@ export function checkSource(checkpoint: Checkpoint, recipe: Recipe): Source {
     const most = Math.min(...specs.map(({ hidden, width }) => Math.min(hidden, width)));
     if (step.step === 'factorize' && step.rank > most) refuse(`${at}/rank`, `1 … ${most}`, String(step.rank));
   }
-  return { checkpoint, family, config };
 }
 
 /** The MoE layers of a model: index, spec and tensor names. */
@@ -48,6 +55,12 @@ export function moeLayers({ config, family }: Source): { index: number; spec: Mo
   return config.layers.flatMap(({ block }, index) =>
     block.kind === 'moe' ? [{ index, spec: block.moe, names: family.names.layer(index).moe }] : [],
   );
+}
+
+/** How the source stores its expert matrices; a refit of floats that are no 16-bit ones stays in f32. */
+export function sourceForm({ checkpoint }: Pick<Source, 'checkpoint'>, names: MoeNames): StoredFloats {
+  const { dtype } = checkpoint.entry(`${names.expert(0).up}.weight`);
+  return { format: dtype === 'BF16' ? 'bf16' : dtype === 'F16' ? 'f16' : 'f32' };
 }
 
 function refuse(argument: string, expected: string, received: string): never {

@@ -20,7 +20,11 @@ describe('a killed compression', () => {
   after(() => rm(folder, { recursive: true, force: true }));
 
   /** Runs the command; `watch` is called every few milliseconds and kills the process, not politely, by returning true. */
-  function compress(out: string, options: readonly string[], watch: () => boolean = () => false): Promise<number | null> {
+  function compress(
+    out: string,
+    options: readonly string[],
+    watch: () => boolean = () => false,
+  ): Promise<number | null> {
     const settings = ['--recipe', 'merge', '--groups', '8', '--calibrate', text, '--calibration-tokens', '1024'];
     const command = ['--import=tsx', join(root, 'lib/cli/main.ts'), 'compress', model, '--out', out, ...settings];
     const child = spawn(process.execPath, [...command, ...options], { stdio: 'ignore' });

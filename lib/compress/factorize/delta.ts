@@ -1,4 +1,4 @@
-import { type Expert, type ExpertLayer, type Factors, type Matrix, denseMatrices, sumOf } from '../experts.ts';
+import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix, sumOf } from '../experts.ts';
 import { type LayerContext, slotMoments } from '../layer-context.ts';
 import { ridgeSolve } from '../recover/ridge.ts';
 import { jointRank } from './gated.ts';

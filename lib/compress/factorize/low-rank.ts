@@ -94,7 +94,13 @@ export async function lowRankWithSparse(
 }
 
 /** The kept values of a masked matrix [rows, columns] with their places. */
-export function gather(weight: Float32Array, mask: Uint8Array, { rows, columns }: Shape, n: number, m: number): SparseMatrix {
+export function gather(
+  weight: Float32Array,
+  mask: Uint8Array,
+  { rows, columns }: Shape,
+  n: number,
+  m: number,
+): SparseMatrix {
   const blocks = Math.ceil(columns / m);
   const values = new Float32Array(rows * blocks * n);
   const index = new Uint8Array(rows * blocks * n);
@@ -129,13 +135,21 @@ function sortBlock(values: Float32Array, index: Uint8Array, at: number, n: numbe
 }
 
 /** W − B·A. */
-async function residual(weight: Float32Array, { rank, a, b }: Factors, { rows, columns }: Shape): Promise<Float32Array> {
+async function residual(
+  weight: Float32Array,
+  { rank, a, b }: Factors,
+  { rows, columns }: Shape,
+): Promise<Float32Array> {
   const sum = await product(b, a, { rows, columns, depth: rank });
   return weight.map((value, at) => value - (sum[at] as number));
 }
 
 /** Squared errors of the rows in the metric. */
-async function rowErrors(error: Float32Array, { rows, columns }: Shape, { whiten, row }: Metric): Promise<Float64Array> {
+async function rowErrors(
+  error: Float32Array,
+  { rows, columns }: Shape,
+  { whiten, row }: Metric,
+): Promise<Float64Array> {
   const plain = Float64Array.from(error);
   const seen = whiten ? await triangularProduct(plain, whiten, rows, columns) : plain;
   return Float64Array.from({ length: rows }, (_, at) => {

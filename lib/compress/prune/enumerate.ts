@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { MoeError } from '../../errors.ts';
 
 /** More drop sets than this are refused: each is weighed against every token. */
@@ -65,8 +66,12 @@ export class DropSetLosses {
     });
   }
 
-  /** @throws MoeError INVALID_ARGUMENT where logits and outputs do not fit */
-  add({ logits, outputs }: ExpertOutputs): void {
+  /**
+   * Adds a batch; other events have their turn between two tokens.
+   *
+   * @throws MoeError INVALID_ARGUMENT where logits and outputs do not fit
+   */
+  async add({ logits, outputs }: ExpertOutputs, signal?: AbortSignal): Promise<void> {
     const { experts } = this.#options;
     const tokens = logits.length / experts;
     const hidden = outputs.length / logits.length;
@@ -79,6 +84,7 @@ export class DropSetLosses {
     }
     const squares = new Float64Array(this.sets.length);
     for (let token = 0; token < tokens; token++) {
+      await setImmediate(undefined, { signal });
       const row = logits.subarray(token * experts, (token + 1) * experts);
       this.#addToken(row, outputs.subarray(token * experts * hidden, (token + 1) * experts * hidden), squares);
     }

@@ -1,7 +1,7 @@
 /** Recipes by name. */
 import { requireObject, show } from '../../arguments.ts';
 import { MoeError } from '../../errors.ts';
-import { formatName, type WeightFormat } from '../../weight/format.ts';
+import { formatName, isInteger, type WeightFormat } from '../../weight/format.ts';
 import { parseRecipe, type Recipe, type RecipeInput } from './schema.ts';
 
 /** What the named recipes leave open. */
@@ -14,21 +14,67 @@ export interface RecipeOptions {
   rows?: number | undefined;
   /** Share of the neurons that stay. */
   neurons?: number | undefined;
+  /** In place of `neurons`: bytes of all experts next to 16-bit originals. */
+  ratio?: number | undefined;
   /** 'least-squares' (default) or 'none', the published form. */
   recover?: string | undefined;
   /** How the expert matrices are stored; absent: as in the source. */
   weights?: WeightFormat | undefined;
 }
 
-type Preset = (options: RecipeOptions) => RecipeInput['steps'];
+type Steps = RecipeInput['steps'];
+type Preset = (options: RecipeOptions) => Steps;
 
 /** The name of each preset and its steps. */
 const presets = {
-  merge: (options) => [
-    { step: 'group', method: 'mc-smoe', groups: needed(options, 'groups') },
-    { step: 'merge', method: 'frequency', align: options.recover === 'none' ? 'first' : 'dominant' },
+  /** Merged, then factorized. Published with the weights aligned to the first expert and a plain SVD. */
+  'mc-smoe': (options) => [
+    ...merged(options),
+    {
+      step: 'factorize',
+      method: isPublished(options) ? 'svd' : 'joint',
+      rank: needed(options, 'rank'),
+      rows: options.rows ?? 0,
+    },
     ...quantized(options),
   ],
+  merge: (options) => [...merged(options), ...quantized(options)],
+  reap: (options) => [
+    { step: 'prune', method: 'reap', experts: needed(options, 'groups'), gates: 'plain' },
+    ...quantized(options),
+  ],
+  'hc-smoe': (options) => [
+    { step: 'group', method: 'hc-smoe', groups: needed(options, 'groups'), budget: 'layer' },
+    { step: 'merge', method: 'frequency', align: isPublished(options) ? 'none' : 'dominant' },
+    ...quantized(options),
+  ],
+  slim: (options) => [
+    options.ratio === undefined
+      ? { step: 'slim', keep: needed(options, 'neurons') }
+      : { step: 'slim', ratio: options.ratio },
+    ...quantized(options),
+  ],
+  neurons: (options) => [
+    { step: 'group', method: 'mc-smoe', groups: needed(options, 'groups') },
+    {
+      step: 'merge',
+      method: 'neurons',
+      align: 'none',
+      ...(options.ratio === undefined ? { neurons: options.neurons } : { ratio: options.ratio }),
+    },
+    ...quantized(options),
+  ],
+  /** What keeps most for its bytes: fewer bits while they suffice, then fewer neurons. */
+  best: ({ neurons, ratio, ...options }) => {
+    const slim: Steps =
+      ratio !== undefined
+        ? [{ step: 'slim', ratio }]
+        : neurons !== undefined
+          ? [{ step: 'slim', keep: needed({ neurons }, 'neurons') }]
+          : [];
+    const steps = [...slim, ...quantized(options)];
+    return steps.length > 0 ? steps : refuse('targetRatio', 'a ratio, or neurons or weights, for this recipe', ratio);
+  },
 } as const satisfies Record<string, Preset>;
 
 export type RecipeName = keyof typeof presets;
@@ -48,8 +94,24 @@ export function namedRecipe(name: string, options: RecipeOptions = {}): Recipe {
   return parseRecipe({ name, steps: (presets[name] as Preset)(options), recover });
 }
 
-function quantized({ weights }: RecipeOptions): RecipeInput['steps'] {
-  return weights ? [{ step: 'quantize', method: 'round', weights: formatName(weights) }] : [];
+function merged(options: RecipeOptions): Steps {
+  return [
+    { step: 'group', method: 'mc-smoe', groups: needed(options, 'groups') },
+    { step: 'merge', method: 'frequency', align: isPublished(options) ? 'first' : 'dominant' },
+  ];
+}
+
+/** Integers are solved for where the rest is refitted too, else rounded. */
+function quantized(options: RecipeOptions): Steps {
+  const { weights } = options;
+  if (!weights) return [];
+  const solved = isInteger(weights) && !weights.dual && !isPublished(options);
+  const method = isInteger(weights) && weights.dual ? 'dual' : solved ? 'gptq' : 'round';
+  return [{ step: 'quantize', method, weights: formatName(weights) }];
+}
+
+function isPublished({ recover }: RecipeOptions): boolean {
+  return recover === 'none';
 }
 
 function needed(options: RecipeOptions, name: 'groups' | 'rank' | 'neurons'): number {

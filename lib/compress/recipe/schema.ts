@@ -5,6 +5,8 @@ import { MoeError } from '../../errors.ts';
 import { parseWeightFormat } from '../../weight/format.ts';
 
 const share = z.number().gt(0).lte(1);
+const multipleText =
+  'Widths are multiples of it; default: the largest power of two up to a 64th of the expert’s width, 16 at most';
 const layerIndices = z.array(z.int().min(0));
 
 const format = z
@@ -37,7 +39,12 @@ export const mergeStep = z
     align: z.enum(['none', 'first', 'dominant', 'activations']).default('dominant'),
     neurons: share.optional().describe('neurons: share of the layer’s neurons that stays; default groups / experts'),
     widths: z.enum(['model', 'layer']).default('model').describe('neurons: where widths are free'),
-    multiple: z.int().min(1).max(1024).default(8).describe('neurons: widths are multiples of it'),
+    multiple: z.int().min(1).max(1024).optional().describe(`neurons: ${multipleText}`),
+    ratio: share.optional().describe('neurons: bytes of all experts next to 16-bit originals, in place of neurons'),
+  })
+  .refine(({ neurons, ratio }) => neurons === undefined || ratio === undefined, {
+    path: ['ratio'],
+    error: 'neurons or ratio, not both',
   })
   .describe('One expert of each group');
 
@@ -53,12 +60,17 @@ export const pruneStep = z
 export const slimStep = z
   .strictObject({
     step: z.literal('slim'),
-    keep: share.describe('Share of all neurons that stay'),
+    keep: share.optional().describe('Share of all neurons that stay'),
+    ratio: share.optional().describe('In place of keep: bytes of all experts next to 16-bit originals'),
     widths: z
       .enum(['model', 'layer', 'equal'])
       .default('model')
       .describe('Where widths are free: over layers, within a layer, nowhere'),
-    multiple: z.int().min(1).max(1024).default(8).describe('Widths are multiples of it'),
+    multiple: z.int().min(1).max(1024).optional().describe(multipleText),
+  })
+  .refine(({ keep, ratio }) => (keep === undefined) !== (ratio === undefined), {
+    path: ['keep'],
+    error: 'either keep or ratio',
   })
   .describe('Neurons removed, expert by expert');
 
@@ -101,6 +113,10 @@ export const quantizeStep = z
       .describe('Layers with formats of their own'),
     actOrder: z.boolean().default(false).describe('gptq: columns in falling order of their second moment'),
     damping: z.number().gt(0).lt(1).default(0.01),
+    budget: share
+      .optional()
+      .describe('Bytes next to 16-bit weights: each layer’s banks choose among weights and alternatives'),
+    alternatives: z.array(format).max(8).default([]).describe('budget: formats beside weights'),
   })
   .describe('Formats of the expert matrices');
 

@@ -25,10 +25,14 @@ export async function ridgeSolve(
   hidden: number,
 ): Promise<Float32Array> {
   if (rows === 0) return average;
+  const solved = new Float64Array(hidden * width);
+  await addon().ridgeSolve(gram, cross, Float64Array.from(average), width, hidden, ridgeOf(gram, width, rows), solved);
+  return Float32Array.from(solved);
+}
+
+/** λ of {@link ridgeSolve} for a second moment [width, width] of so many rows. */
+export function ridgeOf(gram: Float64Array, width: number, rows: number): number {
   let trace = 0;
   for (let i = 0; i < width; i++) trace += gram[i * width + i] as number;
-  const ridge = (trace / width) * Math.max(1e-3, 10 * (width / rows) ** 2) + 1e-6;
-  const solved = new Float64Array(hidden * width);
-  await addon().ridgeSolve(gram, cross, Float64Array.from(average), width, hidden, ridge, solved);
-  return Float32Array.from(solved);
+  return (trace / width) * Math.max(1e-3, 10 * (width / rows) ** 2) + 1e-6;
 }

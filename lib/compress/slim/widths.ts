@@ -9,6 +9,11 @@ export interface WidthOptions {
   readonly multiple: number;
 }
 
+/** The multiple that widths have where a recipe names none: fine steps for small experts, whole tiles for large ones. */
+export function defaultMultiple(width: number): number {
+  return Math.min(16, 2 ** Math.max(0, Math.floor(Math.log2(width / 64))));
+}
+
 /** Neurons that go or stay together. */
 interface Block {
   readonly layer: number;

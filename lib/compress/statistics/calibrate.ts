@@ -1,3 +1,4 @@
+import { MoeError } from '../../errors.ts';
 import type { LayerStream } from './layer-stream.ts';
 
 /** What one pass over the calibration windows says about the experts of one MoE layer; all f64, sums over the rows of each expert. */
@@ -21,7 +22,10 @@ export interface LayerStatistics {
   readonly gram: Float64Array;
 }
 
-/** Runs the original model over the windows and collects the light statistics of all its MoE layers, in order. */
+/**
+ * Runs the original model over the windows and collects the light statistics of all its MoE layers, in order. Rejects with
+ * CHECKPOINT_MALFORMED where a sum is not finite.
+ */
 export async function calibrate(stream: LayerStream, onLayer: (done: number) => void): Promise<LayerStatistics[]> {
   const statistics: LayerStatistics[] = [];
   await stream.embed();
@@ -56,11 +60,25 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
           graph.accumulate('gram', routerLogits, states.gram);
         },
       );
+      if (Object.values(sums).some((values) => !values.every(Number.isFinite))) {
+        throw new MoeError('CHECKPOINT_MALFORMED', {
+          argument: `layer ${layer}`,
+          expected: 'weights under which all sums over the calibration windows are finite',
+          received: 'NaN or infinity',
+        });
+      }
       const squares = Float64Array.from({ length: experts }, (_, expert) =>
         sums.squares.subarray(expert * hidden, (expert + 1) * hidden).reduce((sum, value) => sum + value, 0),
       );
       const ofOnes = (norms: Float64Array): Float64Array => norms.map((sum) => sum / Math.sqrt(hidden));
-      statistics.push({ ...sums, layer, experts, squares, gates: ofOnes(sums.gates), plainGates: ofOnes(sums.plainGates) });
+      statistics.push({
+        ...sums,
+        layer,
+        experts,
+        squares,
+        gates: ofOnes(sums.gates),
+        plainGates: ofOnes(sums.plainGates),
+      });
     }
     await stream.leave();
   }

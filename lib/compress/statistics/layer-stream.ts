@@ -306,7 +306,11 @@ export class LayerStream {
       for (const batch of batches) {
         const inputs =
           attention === undefined
-            ? { middle: batch.middle, ...states, ...(observing && batch.original && { original: batch.original.hidden }) }
+            ? {
+                middle: batch.middle,
+                ...states,
+                ...(observing && batch.original && { original: batch.original.hidden }),
+              }
             : { hidden: batch.hidden, ...batch.places, ...caches };
         const outputs = await program.run(inputs, { signal: this.#signal });
         const arrays: Record<string, Float32Array | Int32Array> = {};

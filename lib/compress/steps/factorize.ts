@@ -1,5 +1,6 @@
 import { denseMatrices, type Expert, type ExpertLayer, type Matrix } from '../experts.ts';
 import { deltaLayer } from '../factorize/delta.ts';
+import { jointRank, splitRows } from '../factorize/gated.ts';
 import {
   lowRankWithRows,
   lowRankWithSparse,
@@ -8,7 +9,6 @@ import {
   type Shape,
   whiteningOf,
 } from '../factorize/low-rank.ts';
-import { jointRank, splitRows } from '../factorize/gated.ts';
 import { type LayerContext, slotMoments } from '../layer-context.ts';
 import type { FactorizeStep } from '../recipe/schema.ts';
 import { refitFactors } from '../recover/factors.ts';
@@ -31,7 +31,11 @@ export function factorizingStep(step: FactorizeStep): Step {
   return {
     async apply(layer, context) {
       const { rank } = step.layers?.[context.index] ?? step;
-      const target: Target = { rank, rows: step.rows, sparse: step.sparse === undefined ? undefined : patternOf(step.sparse, 'sparse') };
+      const target: Target = {
+        rank,
+        rows: step.rows,
+        sparse: step.sparse === undefined ? undefined : patternOf(step.sparse, 'sparse'),
+      };
       if (step.method === 'delta') return deltaLayer(layer, context, rank);
       const weighted = step.method !== 'svd';
       const above = await factorizeUp(layer, context, target, weighted);
@@ -69,7 +73,13 @@ async function factorizeUp(
     both.set(expert.up, width * hidden);
     const shared = { ...target, rank: Math.min(jointRank(target.rank, width, hidden), 2 * width, hidden) };
     const rows = row && Float64Array.from({ length: 2 * width }, (_, at) => row[at % width] as number);
-    const joint = await factorizeMatrix(both, { rows: 2 * width, columns: hidden }, shared, { whiten, row: rows }, moment);
+    const joint = await factorizeMatrix(
+      both,
+      { rows: 2 * width, columns: hidden },
+      shared,
+      { whiten, row: rows },
+      moment,
+    );
     const [gate, up] = splitRows(joint, width);
     slots.push({ hidden, width, gate, up, down: (layer.slots[slot] as Expert).down });
   }

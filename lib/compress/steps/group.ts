@@ -76,4 +76,3 @@ function gramOf(rows: Float64Array, count: number): Float64Array {
     return sum;
   });
 }
-

@@ -1,17 +1,19 @@
-import { alignmentTo, permuteNeurons } from '../align/weights.ts';
 import type { ExpertMatrices } from '../expert.ts';
-import { meanRows, selectRows } from '../group/router.ts';
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
+import { meanRows, selectRows } from '../group/router.ts';
 import { type HiddenMoments, type LayerContext, slotMoments } from '../layer-context.ts';
-import { ExpertMean, mergeShares, uniformWeights } from '../merge/mean.ts';
+import { mergeShares, uniformWeights } from '../merge/mean.ts';
+import { alignMembers, type Group, leastSquares, meanOf, tiesOf } from '../merge/members.ts';
 import { joinExperts, limitNeurons, type Member, mostCandidates } from '../merge/neurons.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { MergeStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
+import { widthsWithin } from '../size.ts';
 import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
-import { allocateWidths } from '../slim/widths.ts';
+import { allocateWidths, defaultMultiple } from '../slim/widths.ts';
 import type { Grouping } from './group.ts';
+import { plannedLayers } from './quantize.ts';
 import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
 
 /** One expert of each group; an expert alone in its group stays as it is. */
@@ -29,7 +31,7 @@ export function mergingStep(step: MergeStep): Step {
       const merged =
         step.method === 'neurons'
           ? await mergeNeurons(grouped, context, members, weights, decision as readonly number[])
-          : await average(grouped, context, members, weights, step);
+          : await mergeMembers(grouped, context, members, weights, step);
       const routed = await withRouter(merged, context, grouping, members);
       const changed = members.some((group) => group.length > 1);
       return context.recover && changed ? refitDown(routed, context, { together: true }) : routed;
@@ -54,40 +56,28 @@ async function withRouter(
   return { ...layer, router: own };
 }
 
-/** Experts of a group aligned and averaged; with the refit, the down projection is then fitted to the members' outputs. */
-async function average(
+/** Experts of a group aligned and made one; with the refit, the down projection is then fitted to the members' outputs. */
+async function mergeMembers(
   layer: ExpertLayer,
   context: LayerContext,
-  groups: readonly (readonly number[])[],
+  indices: readonly (readonly number[])[],
   weights: ArrayLike<number>,
-  { align }: MergeStep,
+  { align, method }: MergeStep,
 ): Promise<ExpertLayer> {
-  const slots: ExpertMatrices[] = [];
-  for (const group of groups) {
-    const shares = mergeShares(weights, group);
-    const reference = align === 'none' ? undefined : align === 'first' ? 0 : heaviest(weights, group);
-    slots.push(await meanOf(context, group, shares, reference));
+  const groups: Group[] = [];
+  for (const group of indices) {
+    const members: ExpertMatrices[] = [];
+    for (const expert of group) members.push(await context.original(expert));
+    groups.push({ members, shares: mergeShares(weights, group), dominant: group.indexOf(heaviest(weights, group)) });
   }
-  const merged = { ...layer, slots: slots.map(denseExpert) };
-  const untouched = groups.map((group) => group.length === 1);
+  const aligned = await alignMembers(groups, layer, context, align);
+  const merged = {
+    ...layer,
+    slots: aligned.map((group) => denseExpert(method === 'ties' ? tiesOf(group) : meanOf(group))),
+  };
+  if (method === 'least-squares') return leastSquares(merged, context, aligned);
+  const untouched = groups.map(({ members }) => members.length === 1);
   return context.recover ? refitDown(merged, context, { untouched }) : merged;
-}
-
-async function meanOf(
-  context: LayerContext,
-  members: readonly number[],
-  shares: readonly number[],
-  reference: number | undefined,
-): Promise<ExpertMatrices> {
-  if (members.length === 1) return context.original(members[0] as number);
-  const target = reference === undefined ? undefined : await context.original(reference);
-  const mean = new ExpertMean();
-  for (const [index, expert] of members.entries()) {
-    const matrices = await context.original(expert);
-    const aligned = target ? permuteNeurons(matrices, await alignmentTo(target, matrices)) : matrices;
-    mean.add(aligned, shares[index] as number);
-  }
-  return mean.mean();
 }
 
 /** The neurons of all members of each group together: what they would give if all stayed, and what it costs that they go. */
@@ -151,7 +141,10 @@ async function mergeNeurons(
 }
 
 /** How many neurons each group of each layer keeps, from the original model. */
-async function planNeurons(plan: PlanContext, { neurons, multiple, widths: scope }: MergeStep): Promise<number[][]> {
+async function planNeurons(
+  plan: PlanContext,
+  { neurons, ratio, multiple: chosen, widths: scope }: MergeStep,
+): Promise<number[][]> {
   const grouping = plan.grouping ?? [];
   const sensitivity = scope === 'model' ? await layerSensitivity(plan) : [];
   const curves: NeuronCurve[][] = [];
@@ -165,7 +158,10 @@ async function planNeurons(plan: PlanContext, { neurons, multiple, widths: scope
     budget += (neurons ?? groups.length / experts) * experts * context.spec.width;
   });
   const total = curves.flat().reduce((sum, { order }) => sum + order.length, 0);
-  return allocateWidths(curves, sensitivity, { keep: Math.min(1, budget / total), scope, multiple });
+  const layers = plannedLayers(plan);
+  const multiple = chosen ?? defaultMultiple(Math.min(...layers.map(({ spec }) => spec.width)));
+  const allocate = (keep: number): number[][] => allocateWidths(curves, sensitivity, { keep, scope, multiple });
+  return ratio === undefined ? allocate(Math.min(1, budget / total)) : widthsWithin(layers, ratio, allocate);
 }
 
 function groupsOf({ groups, labels }: Grouping): number[][] {

@@ -1,43 +1,97 @@
 import type { NativeWeightForm } from '../../addon.ts';
 import { type StoredForm, storedNativeForm } from '../../checkpoint/stored-matrix.ts';
+import { MoeError } from '../../errors.ts';
 import { storedForm } from '../../moe/bank.ts';
-import { parseWeightFormat } from '../../weight/format.ts';
-import type { Codes, Expert, ExpertLayer, Matrix, PartForms } from '../experts.ts';
+import { type IntegerFormat, parseWeightFormat } from '../../weight/format.ts';
+import { describeLayer, layerBytes, specOf } from '../encode.ts';
+import { type Codes, denseMatrix, type Expert, type ExpertLayer, type Matrix, type PartForms } from '../experts.ts';
 import { type LayerContext, slotMoments } from '../layer-context.ts';
 import { gptq } from '../numerics.ts';
+import { divideRows, scaleColumns, searchScales } from '../quantize/awq.ts';
+import { dualCodes } from '../quantize/dual.ts';
+import { type Choice, chooseWithin } from '../quantize/mixed.ts';
+import { decoded, rounded } from '../quantize/rounding.ts';
 import type { QuantizeStep, Recipe } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
-import type { Step } from './step.ts';
+import type { PlannedLayer } from '../size.ts';
+import { layerSensitivity } from '../slim/sensitivity.ts';
+import { moeLayers, sourceForm } from '../source.ts';
+import { eachOriginalLayer, type Json, type PlanContext, type Step } from './step.ts';
 
-/** The formats that the recipe gives to a layer: known from the start, so that refits see rounded weights. */
-export function finalForms(recipe: Recipe, layer: number, forms: ExpertLayer['forms']): ExpertLayer['forms'] {
-  return recipe.steps.reduce(
-    (current, step) => (step.step === 'quantize' ? formsOf(step, layer, current) : current),
-    forms,
-  );
+/** The formats of one layer, as a recipe writes them. */
+type LayerFormats = { readonly weights: string; readonly down: string };
+
+/**
+ * The formats that the recipe gives to a layer: known from the start, so that refits see rounded weights.
+ *
+ * @param decisions what the steps decided on the layer
+ */
+export function finalForms(
+  recipe: Recipe,
+  layer: number,
+  forms: ExpertLayer['forms'],
+  decisions: readonly (Json | undefined)[],
+): ExpertLayer['forms'] {
+  return recipe.steps.reduce((current, step, at) => {
+    if (step.step !== 'quantize') return current;
+    const { weights, down = weights } = (decisions[at] as LayerFormats | undefined) ?? step.layers?.[layer] ?? step;
+    return formsOf({ weights, down }, current);
+  }, forms);
 }
 
-/** The forms of a layer after a step. Factors stay floats. */
-function formsOf(step: QuantizeStep, layer: number, forms: ExpertLayer['forms']): ExpertLayer['forms'] {
-  const { weights, down = weights } = step.layers?.[layer] ?? step;
-  const parts = (text: string, { factors }: PartForms): PartForms => {
-    const dense = storedForm(parseWeightFormat(text));
-    if (!('groupSize' in dense)) return { dense, factors: dense, kept: dense, sparse: dense };
-    const { dual: _, ...plain } = dense;
-    return { dense, factors, kept: plain, sparse: { ...plain, offset: false } };
-  };
-  return { up: parts(weights, forms.up), down: parts(down, forms.down) };
+/** The MoE layers in the forms that the recipe gives them. */
+export function plannedLayers({ source, recipe }: Pick<PlanContext, 'source' | 'recipe'>): PlannedLayer[] {
+  return moeLayers(source).map(({ index, spec, names }) => {
+    const form = sourceForm(source, names);
+    const plain = { dense: form, factors: form, kept: form, sparse: form };
+    return { spec, names, forms: finalForms(recipe, index, { up: plain, down: plain }, []) };
+  });
 }
 
-/** Chooses codes. `round`: the nearest, when the layer is stored. */
+/** Factors stay floats. */
+function formsOf({ weights, down }: LayerFormats, forms: ExpertLayer['forms']): ExpertLayer['forms'] {
+  return { up: partForms(weights, forms.up), down: partForms(down, forms.down) };
+}
+
+function partForms(text: string, { factors }: PartForms): PartForms {
+  const dense = storedForm(parseWeightFormat(text));
+  if (!('groupSize' in dense)) return { dense, factors: dense, kept: dense, sparse: dense };
+  const { dual: _, ...plain } = dense;
+  return { dense, factors, kept: plain, sparse: { ...plain, offset: false } };
+}
+
+/** Chooses formats where there is a budget, and codes. `round`: the nearest, when the layer is stored. Throws RECIPE_INVALID. */
 export function quantizingStep(step: QuantizeStep): Step {
-  if (step.method === 'gptq') return gptqStep(step);
-  return { apply: async (layer) => layer };
+  const { budget, down, layers } = step;
+  const solver = stepOf(step);
+  if (budget === undefined) return solver;
+  if (down !== undefined || layers) {
+    const expected = 'weights and alternatives only, where a budget chooses';
+    throw new MoeError('RECIPE_INVALID', { argument: down ? 'down' : 'layers', expected, received: 'one' });
+  }
+  return { ...solver, plan: (plan) => chooseFormats(plan, step, budget) };
 }
 
-/** Columns one by one, each error carried on to the columns after it (GPTQ); gate and up first, down on what they then give. */
-function gptqStep({ actOrder, damping }: QuantizeStep): Step {
-  const solve = async (matrix: Matrix, form: StoredForm, moment: Float64Array): Promise<Matrix> => {
+function stepOf(step: QuantizeStep): Step {
+  switch (step.method) {
+    case 'round':
+      return { apply: async (layer) => layer };
+    case 'gptq':
+      return solvingStep(gptqSolver(step));
+    case 'awq':
+      return { apply: scaleNeurons };
+    case 'dual':
+      requireDual(step);
+      return solvingStep(solveDual);
+  }
+}
+
+/** Codes of a matrix by the second moment of its inputs. */
+type Solver = (matrix: Matrix, form: StoredForm, moment: Float64Array) => Promise<Matrix>;
+
+/** Columns one by one, each error carried on to the columns after it (GPTQ). */
+function gptqSolver({ actOrder, damping }: QuantizeStep): Solver {
+  return async (matrix, form, moment) => {
     if (!matrix.dense || !('groupSize' in form) || form.dual) return matrix;
     const native: NativeWeightForm = storedNativeForm(form);
     const { rows, columns } = matrix;
@@ -50,6 +104,29 @@ function gptqStep({ actOrder, damping }: QuantizeStep): Step {
     const codes: Codes = { form, values: found.values, scale: found.scale, ...(offset && { offset }) };
     return { ...matrix, dense: dequantized, codes: { ...matrix.codes, dense: codes } };
   };
+}
+
+/** Dual-grained scales in two phases (DGQ). */
+async function solveDual(matrix: Matrix, form: StoredForm, moment: Float64Array): Promise<Matrix> {
+  if (!matrix.dense || !('groupSize' in form) || !form.dual) return matrix;
+  const { rows, columns } = matrix;
+  const codes = await dualCodes(matrix.dense, moment, rows, columns, form);
+  return { ...matrix, dense: await decoded(codes, rows, columns), codes: { ...matrix.codes, dense: codes } };
+}
+
+function requireDual({ weights, down = weights, layers = {}, alternatives }: QuantizeStep): void {
+  const layered = Object.values(layers).flatMap((layer) => [layer.weights, layer.down ?? layer.weights]);
+  const formats = [weights, down, ...layered, ...alternatives];
+  if (formats.some((text) => (parseWeightFormat(text) as IntegerFormat).dual)) return;
+  throw new MoeError('RECIPE_INVALID', {
+    argument: 'weights',
+    expected: "a dual-grained format such as 'int4:64:dual'",
+    received: formats.join(', '),
+  });
+}
+
+/** Gate and up first, down on what they then give. */
+function solvingStep(solve: Solver): Step {
   return {
     async apply(layer, context) {
       const above = await eachSlot(layer, context, async (expert, moment) => ({
@@ -68,6 +145,88 @@ function gptqStep({ actOrder, damping }: QuantizeStep): Step {
       return { ...fitted, slots };
     },
   };
+}
+
+/** Kinds whose hidden row follows the scale of an up row. */
+const scalableKinds: readonly ExpertLayer['kind'][] = ['swiglu', 'geglu', 'relu'];
+
+/**
+ * Gives each neuron the scale under which rounding the down projection costs least (AWQ): its up row is divided by it, its down column
+ * multiplied, so that the expert itself stays as it is.
+ */
+async function scaleNeurons(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
+  const { hidden, kind } = layer;
+  if (!scalableKinds.includes(kind)) {
+    const expected = 'experts with a gate or a ReLU for awq';
+    throw new MoeError('RECIPE_INVALID', { argument: 'method', expected, received: kind });
+  }
+  const fitted = context.recover ? await refitDown(layer, context, { together: true }) : layer;
+  const moments = await context.hiddenMoments(fitted);
+  const form = layer.forms.down.dense;
+  const slots: Expert[] = [];
+  for (const [slot, expert] of fitted.slots.entries()) {
+    context.signal?.throwIfAborted();
+    const { width, up, down } = expert;
+    const { gram, rows } = slotMoments(moments, slot, hidden, width);
+    if (rows === 0 || !up.dense || !down.dense || up.factors || up.kept || up.sparse) {
+      slots.push(expert);
+      continue;
+    }
+    const magnitude = Float64Array.from({ length: width }, (_, at) =>
+      Math.sqrt((gram[at * width + at] as number) / rows),
+    );
+    const input = { magnitude, moment: gram };
+    const { scales } = await searchScales([{ weight: down.dense, rows: hidden }], input, {
+      round: (weight, count, columns) => rounded(weight, count, columns, form),
+    });
+    slots.push({
+      ...expert,
+      up: denseMatrix(width, hidden, divideRows(up.dense, scales)),
+      down: { ...down, dense: scaleColumns(down.dense, scales) },
+    });
+  }
+  return { ...fitted, slots };
+}
+
+/**
+ * A format for gate and up and one for down in each layer, so that together they keep to the budget and the model loses least: the error of
+ * the block's output under each format, measured on the original model, counts as much as the loss rises with it.
+ */
+async function chooseFormats(plan: PlanContext, step: QuantizeStep, budget: number): Promise<LayerFormats[]> {
+  const formats = [step.weights, ...step.alternatives];
+  const sensitivity = await layerSensitivity(plan);
+  const items: Choice[][] = [];
+  let whole = 0;
+  await eachOriginalLayer(plan, 'measure the formats', async (layer, context) => {
+    const at = items.length / 2;
+    const stored = (changed: ExpertLayer): number =>
+      layerBytes(specOf(context.spec, describeLayer(changed)), context.names) * share;
+    const share = (plan.grouping?.[at]?.groups ?? layer.slots.length) / layer.slots.length;
+    const plain = stored(layer);
+    // Half of what f32 takes.
+    whole += plain / 2;
+    for (const bank of ['up', 'down'] as const) {
+      const others = plain * (bank === 'up' ? 1 - upShare(layer) : upShare(layer));
+      const choices: Choice[] = [];
+      for (const text of formats) {
+        const changed = { ...layer, forms: { ...layer.forms, [bank]: partForms(text, layer.forms[bank]) } };
+        const { error } = await context.blockError(changed);
+        const loss = (error / plan.stream.tokens) * (sensitivity[at] as number);
+        choices.push({ bytes: stored(changed) - others, error: loss });
+      }
+      items.push(choices);
+    }
+  });
+  const chosen = chooseWithin(items, budget * whole).map((choice) => formats[choice] as string);
+  return Array.from({ length: items.length / 2 }, (_, at) => ({
+    weights: chosen[2 * at] as string,
+    down: chosen[2 * at + 1] as string,
+  }));
+}
+
+/** Of a layer's weights, those of gate and up. */
+function upShare({ slots }: ExpertLayer): number {
+  return slots[0]?.gate ? 2 / 3 : 1 / 2;
 }
 
 /** A change of every slot that some token reached, by the second moment of its inputs. */

@@ -3,17 +3,24 @@ import { slotMoments } from '../layer-context.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { SlimStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
+import { widthsWithin } from '../size.ts';
 import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
-import { allocateWidths } from '../slim/widths.ts';
+import { allocateWidths, defaultMultiple } from '../slim/widths.ts';
+import { plannedLayers } from './quantize.ts';
 import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
 
 /** Removes neurons expert by expert, as many as the budget asks for, where they are missed least. */
-export function slimmingStep({ keep, widths: scope, multiple }: SlimStep): Step {
+export function slimmingStep({ keep, ratio, widths: scope, multiple: chosen }: SlimStep): Step {
   return {
     async plan(context) {
       const sensitivity = scope === 'model' ? await layerSensitivity(context) : [];
-      return allocateWidths(await originalCurves(context), sensitivity, { keep, scope, multiple });
+      const curves = await originalCurves(context);
+      const layers = plannedLayers(context);
+      const multiple = chosen ?? defaultMultiple(Math.min(...layers.map(({ spec }) => spec.width)));
+      const allocate = (share: number): number[][] =>
+        allocateWidths(curves, sensitivity, { keep: share, scope, multiple });
+      return ratio === undefined ? allocate(keep as number) : widthsWithin(layers, ratio, allocate);
     },
     async apply(layer, context, decision) {
       const widths = decision as readonly number[];

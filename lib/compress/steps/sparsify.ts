@@ -5,10 +5,11 @@ import { sparseGpt } from '../numerics.ts';
 import type { SparsifyStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
 import { magnitudeMask, wandaMask } from '../sparsify/masks.ts';
+import { permuteSlots } from '../sparsify/permute.ts';
 import type { Step } from './step.ts';
 
 /** At most n of every m weights along the inputs: gate and up first, then down on what they give. */
-export function sparsifyingStep({ method, pattern }: SparsifyStep): Step {
+export function sparsifyingStep({ method, pattern, permute }: SparsifyStep): Step {
   const nm = patternOf(pattern, 'pattern');
   const prune = async (dense: Float32Array, rows: number, columns: number, moment: Float64Array): Promise<Matrix> => {
     const { n, m } = nm;
@@ -18,14 +19,13 @@ export function sparsifyingStep({ method, pattern }: SparsifyStep): Step {
     }
     const squares = Float64Array.from({ length: columns }, (_, at) => moment[at * columns + at] as number);
     const mask =
-      method === 'wanda'
-        ? wandaMask(dense, squares, rows, columns, nm)
-        : magnitudeMask(dense, rows, columns, nm);
+      method === 'wanda' ? wandaMask(dense, squares, rows, columns, nm) : magnitudeMask(dense, rows, columns, nm);
     return { rows, columns, sparse: gather(dense, mask, { rows, columns }, n, m) };
   };
   return {
     async apply(layer, context) {
-      const above = await pruneUp(layer, context, prune);
+      const ordered = permute ? await permuteSlots(layer, context, nm, method !== 'magnitude') : layer;
+      const above = await pruneUp(ordered, context, prune);
       const fitted = context.recover ? await refitDown(above, context, { together: true }) : above;
       const { hidden } = layer;
       const moments = await context.hiddenMoments(fitted);

@@ -2,6 +2,7 @@
 import type { ExpertMatrices } from '../expert.ts';
 import { type ExpertLayer, originalLayer } from '../experts.ts';
 import { LayerContext } from '../layer-context.ts';
+import type { Recipe } from '../recipe/schema.ts';
 import { moeLayers, type Source } from '../source.ts';
 import type { LayerStatistics } from '../statistics/calibrate.ts';
 import type { LayerStream } from '../statistics/layer-stream.ts';
@@ -10,6 +11,7 @@ import type { Grouping } from './group.ts';
 /** What a step may ask before any layer is changed. */
 export interface PlanContext {
   readonly source: Source;
+  readonly recipe: Recipe;
   /** Of the MoE layers, in order. */
   readonly statistics: readonly LayerStatistics[];
   /** The original model over the calibration windows, from `embed` on. */

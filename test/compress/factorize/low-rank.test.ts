@@ -88,7 +88,10 @@ describe('low rank', () => {
   it('refuses patterns that are none', () => {
     assert.deepEqual(patternOf('2:4', 'pattern'), { n: 2, m: 4 });
     for (const text of ['4:4', '0:4', '2', '2:512', 'a:b']) {
-      assert.throws(() => patternOf(text, 'pattern'), (error: unknown) => error instanceof MoeError && error.code === 'RECIPE_INVALID');
+      assert.throws(
+        () => patternOf(text, 'pattern'),
+        (error: unknown) => error instanceof MoeError && error.code === 'RECIPE_INVALID',
+      );
     }
   });
 });

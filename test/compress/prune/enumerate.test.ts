@@ -24,7 +24,7 @@ describe('losses of all drop sets', () => {
     let begin = 0;
     for (const tokens of golden.tensor('batch_tokens').values) {
       const end = begin + tokens;
-      losses.add({
+      await losses.add({
         logits: logits.subarray(begin * experts, end * experts),
         outputs: outputs.subarray(begin * experts * size, end * experts * size),
       });
@@ -44,18 +44,18 @@ describe('losses of all drop sets', () => {
     assert.deepEqual([...pruned], [...golden.tensor('pruned_router').values]);
   });
 
-  it('are those of outputs computed in full, gates renormalized or not', () => {
+  it('are those of outputs computed in full, gates renormalized or not', async () => {
     const [experts, tokens, hidden, topK] = [5, 4, 3, 2];
     const numbers = (length: number) =>
       fc.float32Array({ minLength: length, maxLength: length, min: -3, max: 3, noNaN: true });
-    fc.assert(
-      fc.property(
+    await fc.assert(
+      fc.asyncProperty(
         numbers(tokens * experts),
         numbers(tokens * experts * hidden),
         fc.boolean(),
-        (logits, outputs, renormalize) => {
+        async (logits, outputs, renormalize) => {
           const losses = new DropSetLosses({ experts, dropped: 2, topK, renormalize });
-          losses.add({ logits, outputs });
+          await losses.add({ logits, outputs });
           const original = layerOf(logits, outputs, [], renormalize);
           losses.sets.forEach((set, index) => {
             const pruned = layerOf(logits, outputs, set, renormalize);
@@ -91,7 +91,7 @@ describe('losses of all drop sets', () => {
     }
   });
 
-  it('are refused where too few experts stay or the sets are too many', () => {
+  it('are refused where too few experts stay or the sets are too many', async () => {
     for (const dropped of [0, 7, 2.5]) {
       assert.throws(() => new DropSetLosses({ experts: 8, dropped, topK: 2 }), { argument: 'experts' });
     }
@@ -106,7 +106,7 @@ describe('losses of all drop sets', () => {
       [4, 0],
     ] as const) {
       const given = { logits: new Float32Array(logits), outputs: new Float32Array(outputs) };
-      assert.throws(() => losses.add(given), { code: 'INVALID_ARGUMENT', argument: 'outputs' });
+      await assert.rejects(losses.add(given), { code: 'INVALID_ARGUMENT', argument: 'outputs' });
     }
   });
 

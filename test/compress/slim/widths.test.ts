@@ -14,23 +14,37 @@ describe('widths', () => {
 
   it('spend the budget, to the nearest block, in the scope where they are free', () => {
     fc.assert(
-      fc.property(model, fc.double({ min: 0.1, max: 1, noNaN: true }), fc.constantFrom(1, 4), (costs, keep, multiple) => {
-        const curves = costs.map((experts) => experts.map(curveOf));
-        const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
-        for (const scope of ['model', 'layer'] as const) {
-          const widths = allocateWidths(curves, costs.map(() => 1), { keep, scope, multiple });
-          const layers = costs.map((experts, at) => [sum(widths[at] as number[]), sum(experts.map((e) => e.length))]);
-          const parts = scope === 'layer' ? layers : [layers.reduce(([a = 0, b = 0], [c = 0, d = 0]) => [a + c, b + d], [0, 0])];
-          const experts = sum(costs.map((own) => own.length));
-          for (const [spent = 0, all = 0] of parts) {
-            // Empty experts keep one neuron beyond the budget.
-            assert.ok(spent >= keep * all - multiple && spent <= keep * all + multiple + experts, `${spent} of ${keep * all}`);
+      fc.property(
+        model,
+        fc.double({ min: 0.1, max: 1, noNaN: true }),
+        fc.constantFrom(1, 4),
+        (costs, keep, multiple) => {
+          const curves = costs.map((experts) => experts.map(curveOf));
+          const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
+          for (const scope of ['model', 'layer'] as const) {
+            const widths = allocateWidths(
+              curves,
+              costs.map(() => 1),
+              { keep, scope, multiple },
+            );
+            const layers = costs.map((experts, at) => [sum(widths[at] as number[]), sum(experts.map((e) => e.length))]);
+            const parts =
+              scope === 'layer' ? layers : [layers.reduce(([a = 0, b = 0], [c = 0, d = 0]) => [a + c, b + d], [0, 0])];
+            const experts = sum(costs.map((own) => own.length));
+            for (const [spent = 0, all = 0] of parts) {
+              // Empty experts keep one neuron beyond the budget.
+              assert.ok(
+                spent >= keep * all - multiple && spent <= keep * all + multiple + experts,
+                `${spent} of ${keep * all}`,
+              );
+            }
+            for (const [at, own] of widths.entries()) {
+              for (const [e, width] of own.entries())
+                assert.ok(width >= 1 && width <= (costs[at]?.[e]?.length as number));
+            }
           }
-          for (const [at, own] of widths.entries()) {
-            for (const [e, width] of own.entries()) assert.ok(width >= 1 && width <= (costs[at]?.[e]?.length as number));
-          }
-        }
-      }),
+        },
+      ),
     );
   });
 

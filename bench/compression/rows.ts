@@ -1,0 +1,86 @@
+/** The recipes of docs/compression.md. */
+import type { CompressOptions } from '../../lib/index.ts';
+
+export interface Row {
+  readonly name: string;
+  readonly options: Omit<CompressOptions, 'out' | 'calibrate'>;
+}
+
+const steps = (recipe: Extract<CompressOptions['recipe'], object>): Row['options'] => ({ recipe });
+const published = (...list: Extract<CompressOptions['recipe'], object>['steps']): Row['options'] =>
+  steps({ steps: list, recover: 'none' });
+const group8 = { step: 'group', groups: 8 } as const;
+const group4 = { step: 'group', groups: 4 } as const;
+const sym128 = 'int4:128:symmetric';
+
+export const rows: readonly Row[] = [
+  { name: 'published: M-SMoE 8, aligned', options: published(group8, { step: 'merge', align: 'first' }) },
+  { name: 'published: M-SMoE 8, not aligned', options: published(group8, { step: 'merge', align: 'none' }) },
+  { name: 'published: M-SMoE 4, aligned', options: published(group4, { step: 'merge', align: 'first' }) },
+  {
+    name: 'published: HC-SMoE 8',
+    options: published({ ...group8, method: 'hc-smoe' }, { step: 'merge', align: 'none' }),
+  },
+  {
+    name: 'published: HC-SMoE 4',
+    options: published({ ...group4, method: 'hc-smoe' }, { step: 'merge', align: 'none' }),
+  },
+  ...(['frequency', 'ean', 'reap'] as const).map((method) => ({
+    name: `published: ${method} prune 8`,
+    options: published({ step: 'prune', method, experts: 8 }),
+  })),
+  {
+    name: 'published: reap prune 8, renormalized',
+    options: published({ step: 'prune', method: 'reap', gates: 'renormalized', experts: 8 }),
+  },
+  { name: 'published: frequency prune 4', options: published({ step: 'prune', method: 'frequency', experts: 4 }) },
+  ...['int4:128', 'int4', 'int8:channel:offset', 'int8'].map((weights) => ({
+    name: `published: round ${weights}`,
+    options: published({ step: 'quantize', weights }),
+  })),
+  ...['int4:128', 'int4', 'int4:symmetric'].map((weights) => ({
+    name: `published: GPTQ ${weights}`,
+    options: published({ step: 'quantize', method: 'gptq', weights }),
+  })),
+  ...(['magnitude', 'wanda', 'sparsegpt'] as const).map((method) => ({
+    name: `published: ${method} 2:4`,
+    options: published({ step: 'sparsify', method }),
+  })),
+  { name: 'merge, 8 groups', options: steps({ steps: [group8, { step: 'merge' }] }) },
+  { name: 'merge, 4 groups', options: steps({ steps: [group4, { step: 'merge' }] }) },
+  {
+    name: 'neurons of 8 groups',
+    options: steps({ steps: [group8, { step: 'merge', method: 'neurons', multiple: 2 }] }),
+  },
+  { name: 'prune 8, refitted', options: steps({ steps: [{ step: 'prune', method: 'frequency', experts: 8 }] }) },
+  ...[0.5, 0.25].map((keep) => ({
+    name: `slim ${keep}, bf16`,
+    options: steps({ steps: [{ step: 'slim', keep, multiple: 2 }] }),
+  })),
+  { name: 'GPTQ int4, refitted', options: steps({ steps: [{ step: 'quantize', method: 'gptq', weights: 'int4' }] }) },
+  ...[0.535, 0.26].map((keep) => ({
+    name: `slim ${keep}, ${sym128}`,
+    options: steps({
+      steps: [
+        { step: 'slim', keep, multiple: 2 },
+        { step: 'quantize', method: 'gptq', weights: sym128 },
+      ],
+    }),
+  })),
+  {
+    name: 'neurons of 8 groups, rank 32 + 10 % rows',
+    options: steps({
+      steps: [group8, { step: 'merge', method: 'neurons', multiple: 2 }, { step: 'factorize', rank: 32, rows: 0.1 }],
+    }),
+  },
+  {
+    name: 'merge, 8 groups, rank 32 + 10 % rows',
+    options: steps({ steps: [group8, { step: 'merge' }, { step: 'factorize', rank: 32, rows: 0.1 }] }),
+  },
+  {
+    name: 'rank 32 + 10 % rows, nothing merged',
+    options: steps({ steps: [{ step: 'factorize', rank: 32, rows: 0.1 }] }),
+  },
+  { name: 'delta, rank 16', options: steps({ steps: [{ step: 'factorize', method: 'delta', rank: 16 }] }) },
+  { name: 'sparsegpt 2:4, refitted', options: steps({ steps: [{ step: 'sparsify' }] }) },
+];

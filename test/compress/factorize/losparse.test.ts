@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict';
+import { sumOf } from '../../../lib/compress/experts.ts';
+import {
+  decompose,
+  keptShare,
+  LoSparsePruner,
+  type PrunedMatrix,
+  type PruningOptions,
+  type PruningUnit,
+  remainingRows,
+} from '../../../lib/compress/factorize/losparse.ts';
+import { closeTo, closeToLargest, type GoldenCase, goldenCase, slice } from '../golden-case.ts';
+import { productsOf } from '../golden-layer.ts';
+
+const f32 = (values: ArrayLike<number>): Float32Array => Float32Array.from(values);
+
+/** Prunes the matrices of a case with its gradients, and compares thresholds and what is left. */
+function prune(
+  golden: GoldenCase,
+  names: { rest: string; gradient: string; unit: PruningUnit; want: string }[],
+  options: PruningOptions,
+  thresholds: string,
+): { matrices: PrunedMatrix[]; keeps: number[] } {
+  const matrices = names.map(({ rest, unit }): PrunedMatrix => {
+    const { shape, values } = golden.tensor(rest);
+    return { rows: shape[0] as number, columns: shape[1] as number, values: f32(values), unit };
+  });
+  const pruner = new LoSparsePruner(matrices, options);
+  const keeps: number[] = [];
+  golden.tensor(thresholds).values.forEach((want, step) => {
+    const { keep, threshold } = pruner.step(names.map(({ gradient }) => f32(slice(golden.tensor(gradient), step))));
+    keeps.push(keep);
+    assert.ok(Math.abs(threshold - want) <= 1e-6 * want, `step ${step + 1}: ${threshold} for ${want}`);
+  });
+  for (const [at, { want }] of names.entries()) {
+    closeTo((matrices[at] as PrunedMatrix).values, golden.tensor(want).values, 0);
+  }
+  return { matrices, keeps };
+}
+
+describe('LoSparse', () => {
+  const schedule = { steps: 40, begin: 4, tail: 16, share: 0.25 };
+
+  it('keeps the published shares', async () => {
+    const golden = await goldenCase('mcsmoe-losparse');
+    const want = golden.tensor('schedule').values;
+    closeTo(
+      want.map((_, step) => keptShare(step, schedule)),
+      want,
+      1e-12,
+    );
+  });
+
+  it('decomposes and prunes as MC-SMoE does, and the remaining rows give the same outputs', async () => {
+    const golden = await goldenCase('mcsmoe-losparse');
+    const parts = [];
+    for (const name of ['0', '1']) {
+      const { shape, values } = golden.tensor(`W${name}`);
+      const size = { rows: shape[0] as number, columns: shape[1] as number };
+      parts.push(await decompose(f32(values), size, 6));
+      closeToLargest(parts.at(-1)?.rest ?? [], golden.tensor(`S${name}`).values, 2e-5);
+    }
+    const names = ['0', '1'].map((name) => ({
+      rest: `S${name}`,
+      gradient: `grad${name}`,
+      unit: 'row' as const,
+      want: `fsgpt_S${name}`,
+    }));
+    const { matrices, keeps } = prune(golden, names, { schedule }, 'fsgpt_threshold');
+    closeTo(keeps, golden.tensor('fsgpt_keep').values, 1e-12);
+
+    const [first, size] = [matrices[0] as PrunedMatrix, { rows: 48, columns: 40 }];
+    const kept = remainingRows(first.values, size);
+    assert.deepEqual([...kept.index], [...golden.tensor('kept').values]);
+    const deployed = sumOf({ ...size, factors: parts[0]?.factors as NonNullable<(typeof parts)[0]>['factors'], kept });
+    const y = productsOf(golden.tensor('x').values, deployed, 40);
+    closeToLargest(y, golden.tensor('y_deployed').values, 2e-5);
+    closeToLargest(y, golden.tensor('y').values, 2e-5);
+  });
+
+  it('weighs importance by its variation', async () => {
+    const names = ['0', '1'].map((name) => ({
+      rest: `S${name}`,
+      gradient: `grad${name}`,
+      unit: 'row' as const,
+      want: `uncertain_S${name}`,
+    }));
+    prune(await goldenCase('mcsmoe-losparse'), names, { schedule, uncertainty: 0.9 }, 'uncertain_threshold');
+  });
+
+  for (const [name, units, options] of [
+    ['row_mean', ['row', 'row'], {}],
+    ['col_sum', ['column', 'column'], { reduce: 'sum' }],
+    ['rowcol_mean', ['row', 'column'], {}],
+    ['magnitude', ['row', 'row'], { smoothing: 'magnitude' }],
+    ['unstructured', ['entry', 'entry'], {}],
+  ] as const) {
+    it(`prunes as LoSparse itself does: ${name}`, async () => {
+      const golden = await goldenCase('losparse-original');
+      const names = ['query', 'dense'].map((matrix, at) => ({
+        rest: `S_${matrix}`,
+        gradient: `grad_${matrix}`,
+        unit: units[at] as PruningUnit,
+        want: `${name}_${matrix}`,
+      }));
+      const rhythm = { steps: 24, begin: 3, tail: 6, share: 0.2, every: 2 };
+      const { keeps } = prune(golden, names, { uncertainty: 0.95, ...options, schedule: rhythm }, `${name}_threshold`);
+      closeTo(keeps, golden.tensor('row_mean_keep').values, 1e-12);
+    });
+  }
+});
