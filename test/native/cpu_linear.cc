@@ -1,33 +1,14 @@
 // Linear on the cpu backend, every instruction set forced in turn: against the reference, and bitwise against itself
 // for other numbers of rows and threads.
+#include "cpu_linear.h"
+
 #include <doctest/doctest.h>
 
 #include <string>
 
-#include "backend_harness.h"
-
-extern "C" const moe_backend *moe_backend_cpu(void);
-extern "C" const moe_backend *moe_backend_reference(void);
-
 namespace {
 
 using namespace moe::test;
-
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (const char *name : {"avx512", "avx2", "plain"}) {
-    moe_device *device = nullptr;
-    moe_error error{};
-    if (moe_backend_cpu()->open(0, (std::string("isa=") + name).c_str(), &device, &error) != MOE_OK) continue;
-    moe_backend_cpu()->release(MOE_KIND_DEVICE, device);
-    names.emplace_back(name);
-  }
-  return names;
-}
-
-std::string options(const std::string &isa, int threads = 2) {
-  return "isa=" + isa + "\nthreads=" + std::to_string(threads);
-}
 
 struct Form {
   const char *name;
@@ -58,14 +39,6 @@ Case dense(const Bank &bank, int64_t rows, int32_t activation, int32_t mode, boo
   *y = graph.output(dtype, {rows, columns}, 5);
   graph.node(MOE_LINEAR, moe_linear{activation, mode, dtype}, {x, weight, -1, -1, added}, {*y});
   return graph;
-}
-
-void compare(const Case &graph, int y, double bound = 2e-5) {
-  const Array expected = run(moe_backend_reference(), graph)[static_cast<size_t>(y)];
-  for (const std::string &isa : instruction_sets()) {
-    CAPTURE(isa);
-    CHECK(difference(run(moe_backend_cpu(), graph, options(isa).c_str())[static_cast<size_t>(y)], expected) < bound);
-  }
 }
 
 }  // namespace

@@ -7,19 +7,33 @@
 
 namespace moe::cpu::linear {
 
-// Up to Kernels::rows rows of one slot that pass through the kernel together. `prepared` is theirs alone:
-//   exact  f32 [padded][rows]
-//   int8   codes [padded / 4][rows][4], then step f32 [runs][rows], then sum of codes i32 [runs][rows]
+// Where each form of the rows lies in a prepared block, as bytes a row: form f of a block of R rows starts at R · f.
+// −1: no part of the bank reads it. stride = row_stride(…) of the bank; runs: sums of integers that share a step.
+//   floats  f32 [padded][R]                     dense matrices in exact mode or of floats
+//   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
+//   base, kept
+//           codes [padded / 4][R][4], then step f32 [runs][R], then sum of codes i32 [runs][R]
+//   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
+//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`
+struct Forms {
+  int64_t floats = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
+  int64_t stride = 0;
+};
+
+// Up to Kernels::rows rows of one slot that pass through the kernels together. `prepared` is theirs alone.
 struct RowBlock {
   int64_t first;  // row of y
   int32_t rows;
   int32_t slot;
   std::byte *prepared;
+
+  [[gnu::always_inline]] std::byte *form(int64_t bytes) const { return prepared + bytes * rows; }
 };
 
 struct Call {
   const Slot *slots;
   bool int8;
+  Forms forms;
   int32_t activation;
   const float *x;  // [x_rows, x_width]
   int64_t x_rows, x_width;
@@ -38,7 +52,10 @@ struct Kernels {
   int rows_exact, rows_int8;  // rows of a register block
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);
-  // Computes tiles [begin, end) for the blocks of one segment: all of one slot, at most segment_rows rows.
+  // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most segment_rows rows.
+  void (*early)(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end,
+                float *thread_scratch);
+  // Computes tiles [begin, end) of y for the blocks of one segment: of slots with one base, at most segment_rows rows.
   void (*tiles)(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end,
                 float *thread_scratch);
 };

@@ -3,14 +3,16 @@
 // Layout: x [rows, in], y and residual [rows, out] in f32, dense; the bank as tile.h draws it; prepared rows, kernels.h.
 //
 //   pass      as many rows as the scratch holds prepared (1024 at most)
-//   segment   up to 96 rows of one slot, cut into row blocks of the kernel's height
-//   task      one segment × a range of its tiles
+//   chunk     up to 96 rows of one slot, cut into row blocks of the kernel's height
+//   segment   chunks of slots that share a base, up to 96 rows
+//   task      one chunk × a range of its early tiles, or one segment × a range of its tiles
 #include "linear/linear.h"
 
 #include <algorithm>
 #include <string>
 
 #include "moe/checked.h"
+#include "moe/part.h"
 
 namespace moe::cpu::linear {
 namespace {
@@ -18,26 +20,69 @@ namespace {
 constexpr int64_t most_pass_rows = 1024, most_pass_bytes = int64_t{16} << 20;
 constexpr int64_t task_products = 256 * 1024;  // multiply-adds worth a claim
 
-struct Segment {
-  int64_t first_task, tiles_per_task, tile_count;
+// Blocks of a chunk or a segment, with their tiles.
+struct Span {
+  int64_t tiles, products;  // multiply-adds of a row and a tile
+  int64_t rows;
+  int64_t first_task, tiles_per_task;
   int32_t first_block, blocks;
 };
 
 struct Sizes {
-  int64_t row_bytes;  // of a prepared row in the widest slot
+  Forms forms;
+  int64_t row_bytes;  // of all forms of a row, in the widest slot
   int64_t pass_rows;
-  int64_t blocks_at, segments_at, prepared_at, threads_at, bytes;
+  int64_t chunks_at, segments_at, prepared_at, threads_at, bytes;
 };
 
+// Bytes a row of the codes of a dense part, in the widest slot.
+int64_t code_bytes(const Bank &bank, const moe_part &form) {
+  return align_up(bank.in(), 8) + 8 * ceil_divide(bank.in(), form.group ? form.group : channel_run);
+}
+
+// The two quantize a row alike.
+bool same_codes(const moe_part &a, const moe_part &b) { return a.group == b.group && a.outer < 0 && b.outer < 0; }
+
+Forms forms_of(const Bank &bank, bool int8, int64_t *row_bytes) {
+  Forms forms;
+  int64_t bytes = 0;
+  const auto place = [&](int64_t more) {
+    const int64_t at = bytes;
+    bytes = checked_add(bytes, align_up(more), "in");
+    return at;
+  };
+  const auto integer = [&](const moe_part *form) { return int8 && form && integer_store(form->store); };
+  const moe_part *const base = bank.form(MOE_PART_BASE), *const kept = bank.form(MOE_PART_ROWS),
+                        *const sparse = bank.form(MOE_PART_SPARSE);
+  if (integer(base)) forms.base = place(code_bytes(bank, *base));
+  if (integer(kept))
+    forms.kept = integer(base) && same_codes(*base, *kept) ? forms.base : place(code_bytes(bank, *kept));
+  if ((base && !integer(base)) || (kept && !integer(kept)) || bank.form(MOE_PART_FACTOR_IN)) {
+    forms.floats = place(align_up(bank.in(), 8) * 4);
+  }
+  if (sparse) {
+    forms.stride = align_up(checked_add(bank.in(), std::max(sparse->m, 32), "in"));
+    const int64_t groups = sparse->group ? ceil_divide(bank.in(), sparse->group) : 1;
+    if (integer(sparse)) {
+      forms.sparse = place(forms.stride + 4 * groups);
+    } else {
+      forms.rows = place(forms.stride * 4);
+    }
+  }
+  if (bank.early_tiles() > 0) forms.early = place(bank.early_tiles() * tile_outputs * 4);
+  *row_bytes = std::max<int64_t>(64, bytes);
+  return forms;
+}
+
 Sizes sizes_of(const Bank &bank, bool int8, int64_t rows, int threads) {
-  const int64_t padded = align_up(bank.in(), 8);
-  const int64_t runs = ceil_divide(bank.in(), bank.group() ? bank.group() : channel_run);
   Sizes sizes{};
-  sizes.row_bytes = std::max<int64_t>(64, align_up(int8 ? padded + 8 * runs : padded * 4));
+  sizes.forms = forms_of(bank, int8, &sizes.row_bytes);
   sizes.pass_rows =
       std::min(rows, std::clamp<int64_t>(most_pass_bytes / sizes.row_bytes, segment_rows, most_pass_rows));
-  sizes.segments_at = align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(RowBlock)));
-  sizes.prepared_at = sizes.segments_at + align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(Segment)));
+  const int64_t spans = align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(Span)));
+  sizes.chunks_at = align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(RowBlock)));
+  sizes.segments_at = sizes.chunks_at + spans;
+  sizes.prepared_at = sizes.segments_at + spans;
   sizes.threads_at = sizes.prepared_at + sizes.pass_rows * sizes.row_bytes;
   sizes.bytes = sizes.threads_at + threads * thread_floats * 4;
   return sizes;
@@ -50,6 +95,68 @@ struct Rows {
   int64_t begin(int64_t slot) const { return offsets ? std::clamp<int64_t>(offsets[slot], 0, rows) : 0; }
   int64_t end(int64_t slot) const { return offsets ? std::clamp<int64_t>(offsets[slot + 1], begin(slot), rows) : rows; }
 };
+
+// A pass in the making: its blocks, chunks and segments.
+struct Pass {
+  RowBlock *blocks;
+  Span *chunks, *segments;
+  int32_t block_count = 0, chunk_count = 0, segment_count = 0;
+  int64_t rows = 0, elements = 0;
+
+  // The next `count` rows of a slot, from row `first` of y on.
+  void add(const Bank &bank, int64_t slot_index, int64_t first, int64_t count, int height, const Sizes &sizes,
+           std::byte *prepared) {
+    const Slot &slot = bank.slot(slot_index);
+    Span &chunk = chunks[chunk_count++];
+    chunk = {slot.early_tiles(), slot.in * tile_outputs, count, 0, 0, block_count, 0};
+    for (int64_t done = 0, cuts = ceil_divide(count, height); cuts > 0; --cuts) {
+      const int64_t height_now = ceil_divide(count - done, cuts);
+      blocks[block_count++] = {first + done, static_cast<int32_t>(height_now), static_cast<int32_t>(slot_index),
+                               prepared + (rows + done) * sizes.row_bytes};
+      ++chunk.blocks;
+      done += height_now;
+    }
+    rows += count;
+    elements += count * slot.in;
+    Span *const last = segment_count > 0 ? &segments[segment_count - 1] : nullptr;
+    const Matrix *const before = last ? &bank.slot(blocks[last->first_block].slot).base : nullptr;
+    const bool shared = before && *before && slot.base && before->tiles == slot.base.tiles;
+    if (shared && last->rows + count <= segment_rows) {
+      last->blocks += chunk.blocks;
+      last->rows += count;
+      return;
+    }
+    segments[segment_count++] = {slot.tile_count, slot.products(), count, 0, 0, chunk.first_block, chunk.blocks};
+  }
+};
+
+// Runs a kernel over spans × tile ranges.
+void run_spans(const Call &call, const Context &context, const Pass &pass, Span *spans, int32_t count,
+               decltype(Kernels::tiles) kernel, float *thread_scratch, int64_t least_tasks) {
+  int64_t tiles = 0, products = 0, tasks = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    tiles += spans[i].tiles;
+    products += spans[i].tiles * spans[i].products * spans[i].rows;
+  }
+  const int64_t share = std::max<int64_t>(1, tiles / (4 * context.threads));
+  for (int32_t i = 0; i < count; ++i) {
+    Span &span = spans[i];
+    span.tiles_per_task =
+        std::clamp<int64_t>(task_products / std::max<int64_t>(1, span.products * span.rows), 1, share);
+    span.first_task = tasks;
+    tasks += std::max(least_tasks, ceil_divide(span.tiles, span.tiles_per_task));
+  }
+  if (tasks == 0) return;
+  context.parallel_for(tasks, products * 2, [&](int64_t task, int thread) {
+    if (context.cancelled()) return;
+    const Span *const after =
+        std::upper_bound(spans, spans + count, task, [](int64_t t, const Span &span) { return t < span.first_task; });
+    const Span &span = after[-1];
+    const int64_t begin = (task - span.first_task) * span.tiles_per_task;
+    kernel(call, pass.blocks + span.first_block, span.blocks, begin, std::min(span.tiles, begin + span.tiles_per_task),
+           thread_scratch + thread * thread_floats);
+  });
+}
 
 }  // namespace
 
@@ -114,68 +221,32 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   call.y = y.as<float>();
   call.y_width = y.width;
   const Sizes sizes = sizes_of(bank, call.int8, y.rows, context.threads);
-  auto *const blocks = reinterpret_cast<RowBlock *>(context.scratch);
-  auto *const segments = reinterpret_cast<Segment *>(context.scratch + sizes.segments_at);
+  call.forms = sizes.forms;
+  std::byte *const scratch = context.scratch;
+  auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
   const int height = call.int8 ? kernels.rows_int8 : kernels.rows_exact;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;
 
-  int64_t slot = 0, row = rows.begin(0);
-  while (slot < slot_count) {
-    // 1. the row blocks and segments of this pass
-    int64_t pass_rows = 0, block_count = 0, segment_count = 0, tiles = 0, products = 0, elements = 0;
-    while (slot < slot_count && pass_rows < sizes.pass_rows) {
-      const int64_t left = rows.end(slot) - row;
+  int64_t place = 0, row = rows.begin(bank.in_order(0));
+  while (place < slot_count) {
+    Pass pass{reinterpret_cast<RowBlock *>(scratch), reinterpret_cast<Span *>(scratch + sizes.chunks_at),
+              reinterpret_cast<Span *>(scratch + sizes.segments_at)};
+    while (place < slot_count && pass.rows < sizes.pass_rows) {
+      const int64_t slot = bank.in_order(place), left = rows.end(slot) - row;
       if (left <= 0) {
-        if (++slot < slot_count) row = rows.begin(slot);
+        if (++place < slot_count) row = rows.begin(bank.in_order(place));
         continue;
       }
-      const int64_t parts = ceil_divide(left, segment_rows);
-      const int64_t count = std::min(ceil_divide(left, parts), sizes.pass_rows - pass_rows);
-      const Slot &of = bank.slot(slot);
-      Segment &segment = segments[segment_count++];
-      segment = {0, 0, of.tile_count, static_cast<int32_t>(block_count), 0};
-      for (int64_t done = 0, cuts = ceil_divide(count, height); cuts > 0; --cuts) {
-        const int64_t height_now = ceil_divide(count - done, cuts);
-        blocks[block_count++] = {row + done, static_cast<int32_t>(height_now), static_cast<int32_t>(slot),
-                                 context.scratch + sizes.prepared_at + (pass_rows + done) * sizes.row_bytes};
-        ++segment.blocks;
-        done += height_now;
-      }
-      pass_rows += count;
+      const int64_t count = std::min(ceil_divide(left, ceil_divide(left, segment_rows)), sizes.pass_rows - pass.rows);
+      pass.add(bank, slot, row, count, height, sizes, scratch + sizes.prepared_at);
       row += count;
-      tiles += of.tile_count;
-      elements += count * of.in;
-      products += count * of.in * of.tile_count * tile_outputs;
     }
-    if (pass_rows == 0) break;
-
-    // 2. rows of x, gathered and perhaps quantized
-    context.parallel_for(block_count, elements * 4, [&](int64_t i, int) { kernels.prepare(call, blocks[i]); });
-
-    // 3. segments × tile ranges
-    const int64_t share = std::max<int64_t>(1, tiles / (4 * context.threads));
-    int64_t tasks = 0;
-    for (int64_t i = 0; i < segment_count; ++i) {
-      Segment &segment = segments[i];
-      const RowBlock &last = blocks[segment.first_block + segment.blocks - 1];
-      const int64_t height_all = last.first + last.rows - blocks[segment.first_block].first;
-      const int64_t per_tile = std::max<int64_t>(1, height_all * bank.slot(last.slot).in * tile_outputs);
-      segment.tiles_per_task = std::clamp<int64_t>(task_products / per_tile, 1, share);
-      segment.first_task = tasks;
-      tasks += std::max<int64_t>(1, ceil_divide(segment.tile_count, segment.tiles_per_task));
-    }
-    context.parallel_for(tasks, products * 2, [&](int64_t task, int thread) {
-      if (context.cancelled()) return;
-      const Segment *const after =
-          std::upper_bound(segments, segments + segment_count, task,
-                           [](int64_t t, const Segment &segment) { return t < segment.first_task; });
-      const Segment &segment = after[-1];
-      const int64_t begin = (task - segment.first_task) * segment.tiles_per_task;
-      const int64_t end = std::min(segment.tile_count, begin + segment.tiles_per_task);
-      auto *const own = reinterpret_cast<float *>(context.scratch + sizes.threads_at) + thread * thread_floats;
-      kernels.tiles(call, blocks + segment.first_block, segment.blocks, begin, end, own);
-    });
+    if (pass.rows == 0) break;
+    context.parallel_for(pass.block_count, pass.elements * 4,
+                         [&](int64_t i, int) { kernels.prepare(call, pass.blocks[i]); });
+    run_spans(call, context, pass, pass.chunks, pass.chunk_count, kernels.early, thread_scratch, 0);
+    run_spans(call, context, pass, pass.segments, pass.segment_count, kernels.tiles, thread_scratch, 1);
     if (context.cancelled()) return;
   }
 }

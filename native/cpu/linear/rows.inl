@@ -1,6 +1,7 @@
-// The rows of x as the tiles read them (kernels.h draws a prepared block): gathered through token_of and interleaved, and for int8
-// quantized in runs of inputs: step = max|x| / 127, code = round-half-even(x / step), with the sum of the codes of each run.
-// Bound: memory, one read of x and one write of the block.
+// The rows of x as the parts read them (kernels.h draws the forms of a prepared block): gathered through token_of, and for
+// int8 quantized in runs of inputs: step = max|x| / 127, code = round-half-even(x / step), with the sum of the codes of
+// each run.
+// Bound: memory, one read of x and one write of each form.
 #include "linear/kernels.h"
 
 namespace moe::cpu::MOE_ISA {
@@ -16,7 +17,7 @@ MOE_INLINE const float *source(const Call &call, int64_t row) {  // null: reads 
   return from >= 0 && from < call.x_rows ? call.x + from * call.x_width : nullptr;
 }
 
-void gather(const float *x, int64_t in, int64_t padded, int rows, float *to) {
+void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to) {
   if (!x) in = 0;
   for (int64_t k = 0; k < in; ++k) to[k * rows] = x[k];
   for (int64_t k = in; k < padded; ++k) to[k * rows] = 0.0f;
@@ -35,26 +36,39 @@ float step_of(const float *x, int64_t begin, int64_t end) {
   return bad || largest > 3.4028234e38f ? __builtin_nanf("") : largest / 127.0f;
 }
 
-// Steps come from the whole row of x, also where the slot's own width is smaller.
-void quantize(const Call &call, const float *x, const Slot &slot, int rows, int row, std::byte *prepared) {
-  const int64_t run = slot.run(), runs = slot.runs();
-  std::byte *const codes = prepared + row * 4;
-  float *const steps = reinterpret_cast<float *>(prepared + slot.padded * rows);
-  int32_t *const sums = reinterpret_cast<int32_t *>(steps + runs * rows);
-  const float whole = x && !slot.group ? step_of(x, 0, call.x_width) : 0.0f;
-  for (int64_t b = 0; b < runs; ++b) {
-    const int64_t begin = b * run, end = least(slot.padded, begin + run), stop = least(slot.in, end);
-    const float step = !x ? 0.0f : slot.group ? step_of(x, begin, least(call.x_width, begin + run)) : whole;
-    const bool usable = step > 0.0f;
-    const Vec divisor = broadcast(step);
+// The codes of `width` inputs from k on; those from `stop` on are 0. divisor: the step, above 0.
+MOE_INLINE Ints codes_of(const float *x, int64_t k, int64_t stop, Vec divisor) {
+  const Vec value = stop - k >= width ? load(x + k) : load_part(x + k, stop - k);
+  return to_ints(max(broadcast(-127.0f), min(broadcast(127.0f), div(value, divisor))));
+}
+
+// Runs of `run` inputs; their steps come from the whole row where `whole`, also where the slot's own width is smaller.
+struct Runs {
+  const float *x;  // null: zeros
+  int64_t in, x_width, run, count;
+  bool whole;
+  float whole_step;
+  MOE_INLINE Runs(const float *row, int64_t slot_in, int64_t row_width, int64_t length, bool one_step)
+      : x(row), in(slot_in), x_width(row_width), run(length), count((slot_in + length - 1) / length), whole(one_step) {
+    whole_step = x && whole ? step_of(x, 0, x_width) : 0.0f;
+  }
+  MOE_INLINE float step(int64_t index) const {
+    if (!x || whole) return whole_step;
+    return step_of(x, index * run, least(x_width, (index + 1) * run));
+  }
+};
+
+void quantize(const Runs &runs, int64_t padded, int rows, int row, std::byte *form) {
+  std::byte *const codes = form + row * 4;
+  float *const steps = reinterpret_cast<float *>(form + padded * rows);
+  int32_t *const sums = reinterpret_cast<int32_t *>(steps + runs.count * rows);
+  for (int64_t b = 0; b < runs.count; ++b) {
+    const int64_t begin = b * runs.run, end = least(padded, begin + runs.run), stop = least(runs.in, end);
+    const float step = runs.step(b);
     Ints total = zero_ints();
     for (int64_t k = begin; k < end; k += width) {
       alignas(64) int8_t piece[width];
-      Ints code = zero_ints();
-      if (usable && k < stop) {
-        const Vec value = stop - k >= width ? load(x + k) : load_part(x + k, stop - k);
-        code = to_ints(max(broadcast(-127.0f), min(broadcast(127.0f), div(value, divisor))));
-      }
+      const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
       store_bytes(piece, code);
       for (int64_t i = 0; i < width && k + i < end; i += 4) __builtin_memcpy(codes + (k + i) * rows, piece + i, 4);
@@ -64,14 +78,52 @@ void quantize(const Call &call, const float *x, const Slot &slot, int rows, int 
   }
 }
 
+// In order, as unsigned bytes: code + 128. `stride` bytes are written: zeros behind the inputs.
+void quantize_in_order(const Runs &runs, int64_t stride, int rows, int row, std::byte *form) {
+  std::byte *const codes = form + row * stride;
+  float *const steps = reinterpret_cast<float *>(form + stride * rows);
+  for (int64_t b = 0; b < runs.count; ++b) {
+    const int64_t begin = b * runs.run, stop = least(runs.in, begin + runs.run);
+    const float step = runs.step(b);
+    for (int64_t k = begin; k < stop; k += width) {
+      alignas(64) int8_t piece[width];
+      store_bytes(piece, step > 0.0f ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints());
+      for (int64_t i = 0; i < width && k + i < stop; ++i) {
+        codes[k + i] = static_cast<std::byte>(static_cast<uint8_t>(piece[i]) ^ 0x80);
+      }
+    }
+    steps[b * rows + row] = step;
+  }
+  for (int64_t k = runs.in; k < stride; ++k) codes[k] = std::byte{0x80};
+}
+
+// The step of a dense integer matrix is the whole row's where one scale is, inner ones or not.
+MOE_INLINE Runs runs_of(const Call &call, const float *x, const Matrix &matrix) {
+  return {x, matrix.in, call.x_width, matrix.run(), matrix.group == 0 || matrix.outer >= 0};
+}
+
 void prepare(const Call &call, const RowBlock &block) {
   const Slot &slot = call.slots[block.slot];
+  const linear::Forms &forms = call.forms;
   for (int32_t r = 0; r < block.rows; ++r) {
     const float *const x = source(call, block.first + r);
-    if (call.int8) {
-      quantize(call, x, slot, block.rows, r, block.prepared);
-    } else {
-      gather(x, slot.in, slot.padded, block.rows, reinterpret_cast<float *>(block.prepared) + r);
+    if (forms.floats >= 0) {
+      float *const to = reinterpret_cast<float *>(block.form(forms.floats)) + r;
+      gather_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, to);
+    }
+    if (forms.rows >= 0) {
+      gather_row(x, slot.in, forms.stride, 1, reinterpret_cast<float *>(block.form(forms.rows)) + r * forms.stride);
+    }
+    if (forms.base >= 0) {
+      quantize(runs_of(call, x, slot.base), slot.base.padded, block.rows, r, block.form(forms.base));
+    }
+    if (forms.kept >= 0 && forms.kept != forms.base && slot.kept) {
+      quantize(runs_of(call, x, slot.kept), slot.kept.padded, block.rows, r, block.form(forms.kept));
+    }
+    if (forms.sparse >= 0) {
+      const int64_t group = slot.sparse.group;
+      const Runs runs(x, slot.in, call.x_width, group ? group : call.x_width, group == 0);
+      quantize_in_order(runs, forms.stride, block.rows, r, block.form(forms.sparse));
     }
   }
 }

@@ -111,10 +111,15 @@ MOE_INLINE float maximum(Vec a) {
 }
 
 MOE_INLINE Ints load_ints(const void *p) { return {_mm256_loadu_si256(static_cast<const __m256i *>(p))}; }
+MOE_INLINE Ints load_int8s(const void *p) {  // `width` signed bytes, one to a lane
+  return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i *>(p)))};
+}
 MOE_INLINE Ints broadcast_ints(int32_t a) { return {_mm256_set1_epi32(a)}; }
 MOE_INLINE Ints zero_ints() { return {_mm256_setzero_si256()}; }
 MOE_INLINE Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 MOE_INLINE Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+MOE_INLINE Ints mul(Ints a, Ints b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+MOE_INLINE Ints sub_bytes(Ints a, Ints b) { return {_mm256_sub_epi8(a.v, b.v)}; }
 MOE_INLINE Ints bit_and(Ints a, Ints b) { return {_mm256_and_si256(a.v, b.v)}; }
 MOE_INLINE Ints bit_xor(Ints a, Ints b) { return {_mm256_xor_si256(a.v, b.v)}; }
 template <int bits>
@@ -125,6 +130,7 @@ template <int bits>
 MOE_INLINE Ints shift_right(Ints a) {  // zeros come in
   return {_mm256_srli_epi32(a.v, bits)};
 }
+MOE_INLINE Ints shift_right(Ints a, int bits) { return {_mm256_srl_epi32(a.v, _mm_cvtsi32_si128(bits))}; }
 template <int bits>
 MOE_INLINE Ints shift_right_signed(Ints a) {
   return {_mm256_srai_epi32(a.v, bits)};
@@ -158,6 +164,21 @@ MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) {
 // The same where the bytes of w are below 16: two products stay below 2^15.
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) {
   return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
+}
+
+// lane i: p[index[i]]; `lookup`: of indices below lookup_floats, all of which must be readable.
+inline constexpr int lookup_floats = 8;
+MOE_INLINE Vec lookup(const float *p, Ints index) { return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), index.v)}; }
+MOE_INLINE Vec gather(const float *p, Ints index) { return {_mm256_i32gather_ps(p, index.v, 4)}; }
+// byte i: p[index[i]] of bytes below 16, or 32; all of them must be readable.
+MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i *>(p)));
+  return {_mm256_shuffle_epi8(table, index.v)};
+}
+MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top bit is set gives 0
+  const Ints low = {_mm256_add_epi8(index.v, _mm256_set1_epi8(0x70))}, high = sub_bytes(index, {_mm256_set1_epi8(16)});
+  const Ints a = lookup_bytes16(p, low), b = lookup_bytes16(static_cast<const char *>(p) + 16, high);
+  return {_mm256_or_si256(a.v, b.v)};
 }
 
 }  // namespace moe::cpu::avx2

@@ -99,10 +99,15 @@ MOE_INLINE float maximum(Vec a) {
 }
 
 MOE_INLINE Ints load_ints(const void *p) { return {_mm512_loadu_si512(p)}; }
+MOE_INLINE Ints load_int8s(const void *p) {  // `width` signed bytes, one to a lane
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))};
+}
 MOE_INLINE Ints broadcast_ints(int32_t a) { return {_mm512_set1_epi32(a)}; }
 MOE_INLINE Ints zero_ints() { return {_mm512_setzero_si512()}; }
 MOE_INLINE Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MOE_INLINE Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+MOE_INLINE Ints mul(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+MOE_INLINE Ints sub_bytes(Ints a, Ints b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 MOE_INLINE Ints bit_and(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
 MOE_INLINE Ints bit_xor(Ints a, Ints b) { return {_mm512_xor_si512(a.v, b.v)}; }
 template <int bits>
@@ -113,6 +118,7 @@ template <int bits>
 MOE_INLINE Ints shift_right(Ints a) {  // zeros come in
   return {_mm512_srli_epi32(a.v, bits)};
 }
+MOE_INLINE Ints shift_right(Ints a, int bits) { return {_mm512_srli_epi32(a.v, static_cast<unsigned>(bits))}; }
 template <int bits>
 MOE_INLINE Ints shift_right_signed(Ints a) {
   return {_mm512_srai_epi32(a.v, bits)};
@@ -131,6 +137,21 @@ MOE_INLINE Vec nibble_to_float(Ints a) {
 // lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j]. `dot_nibble`: the bytes of w are below 16.
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
+
+// lane i: p[index[i]]; `lookup`: of indices below lookup_floats, all of which must be readable.
+inline constexpr int lookup_floats = 16;
+MOE_INLINE Vec lookup(const float *p, Ints index) { return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(p))}; }
+MOE_INLINE Vec gather(const float *p, Ints index) { return {_mm512_i32gather_ps(index.v, p, 4)}; }
+// byte i: p[index[i]] of bytes below 16, or 32; all of them must be readable.
+MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i *>(p)));
+  return {_mm512_shuffle_epi8(table, index.v)};
+}
+MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top bit is set gives 0
+  const Ints low = {_mm512_add_epi8(index.v, _mm512_set1_epi8(0x70))}, high = sub_bytes(index, {_mm512_set1_epi8(16)});
+  const Ints a = lookup_bytes16(p, low), b = lookup_bytes16(static_cast<const char *>(p) + 16, high);
+  return {_mm512_or_si512(a.v, b.v)};
+}
 
 }  // namespace moe::cpu::avx512
 

@@ -146,10 +146,17 @@ MOE_INLINE Ints load_ints(const void *p) {
   std::memcpy(&a.v, p, sizeof a.v);
   return a;
 }
+MOE_INLINE Ints load_int8s(const void *p) {  // `width` signed bytes, one to a lane
+  const auto *const bytes = static_cast<const int8_t *>(p);
+  return {Ints4{bytes[0], bytes[1], bytes[2], bytes[3]}};
+}
 MOE_INLINE Ints broadcast_ints(int32_t a) { return {Ints4{a, a, a, a}}; }
 MOE_INLINE Ints zero_ints() { return {Ints4{}}; }
 MOE_INLINE Ints add(Ints a, Ints b) { return {a.v + b.v}; }
 MOE_INLINE Ints sub(Ints a, Ints b) { return {a.v - b.v}; }
+MOE_INLINE Ints mul(Ints a, Ints b) { return {a.v * b.v}; }
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
+MOE_INLINE Ints sub_bytes(Ints a, Ints b) { return {bits<Ints4>(bits<Bytes16>(a.v) - bits<Bytes16>(b.v))}; }
 MOE_INLINE Ints bit_and(Ints a, Ints b) { return {a.v & b.v}; }
 MOE_INLINE Ints bit_xor(Ints a, Ints b) { return {a.v ^ b.v}; }
 template <int count>
@@ -160,6 +167,7 @@ template <int count>
 MOE_INLINE Ints shift_right(Ints a) {  // zeros come in
   return {bits<Ints4>(bits<Words4>(a.v) >> count)};
 }
+MOE_INLINE Ints shift_right(Ints a, int count) { return {bits<Ints4>(bits<Words4>(a.v) >> count)}; }
 template <int count>
 MOE_INLINE Ints shift_right_signed(Ints a) {
   return {a.v >> count};
@@ -183,6 +191,22 @@ MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) {
   return {total + bits<Ints4>(wide >> 24) * (bits<Ints4>(other) >> 24)};
 }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
+
+// lane i: p[index[i]]; `lookup`: of indices below lookup_floats.
+inline constexpr int lookup_floats = 256;
+MOE_INLINE Vec lookup(const float *p, Ints index) {
+  return {Floats4{p[index.v[0]], p[index.v[1]], p[index.v[2]], p[index.v[3]]}};
+}
+MOE_INLINE Vec gather(const float *p, Ints index) { return lookup(p, index); }
+// byte i: p[index[i]] of bytes below 16, or 32.
+MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+  const auto *const from = static_cast<const uint8_t *>(p);
+  Bytes16 found;
+  const Bytes16 at = bits<Bytes16>(index.v);
+  for (int i = 0; i < 16; ++i) found[i] = from[at[i]];
+  return {bits<Ints4>(found)};
+}
+MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) { return lookup_bytes16(p, index); }
 
 }  // namespace moe::cpu::plain
 
