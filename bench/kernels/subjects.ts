@@ -134,6 +134,20 @@ function route(tokens: number, experts: number): Subject {
   };
 }
 
+/** The product of a router and the route behind it, which x outlives. */
+function router(tokens: number, experts: number): Subject {
+  return {
+    title: `router + route, ${tokens} ${tokens === 1 ? 'token' : 'tokens'}`,
+    async build(kit) {
+      const x = kit.floats('x', [tokens, 512], 'f32');
+      const weight = await kit.weight({ in: 512, out: experts, format: bf16 });
+      const routing = kit.graph.route(kit.graph.linear(x, weight), { experts, topK: 8, renormalize: true });
+      for (const name of ['ids', 'gates', 'rowOf', 'tokenOf', 'gateOf', 'offsets'] as const)
+        kit.output(name, routing[name]);
+    },
+  };
+}
+
 /** `tokens` of one sequence that then has `keys` keys. */
 function attention(title: string, tokens: number, keys: number): Subject {
   return {
@@ -160,6 +174,20 @@ function attention(title: string, tokens: number, keys: number): Subject {
           kvHeads,
         }),
       );
+    },
+  };
+}
+
+/** An MLP in which the rows between the two matrices are handed on as codes. */
+function handedOn(title: string, tokens: number, down: WeightFormat): Subject {
+  return {
+    title: `linear → linear int8 ${title}`,
+    async build(kit) {
+      const first = await kit.weight({ in: 256, out: 1024, gated: true, format: int4 });
+      const second = await kit.weight({ in: 512, out: 256, format: down });
+      const x = kit.floats('x', [tokens, 256]);
+      const hidden = kit.graph.linear(x, first, { activation: 'swiglu', mode: 'exact' });
+      kit.output('y', kit.graph.linear(hidden, second, { mode: 'int8' }));
     },
   };
 }
@@ -257,6 +285,8 @@ export const subjects: readonly Subject[] = [
   },
   route(8, 128),
   route(256, 64),
+  router(1, 128),
+  router(16, 128),
   attention('decode', 1, 256),
   attention('prefill', 64, 64),
   dense('decode int4:128, 1 token', 1, int4),
@@ -270,6 +300,8 @@ export const subjects: readonly Subject[] = [
   dense('tiles int8 int8, 128 tokens', 128, { format: 'int8' }, 'int8'),
   grouped('decode int4:128, 4 tokens of 8 slots', 4, 8, int4),
   grouped('tiles int4:128, 96 tokens of 4 slots', 96, 4, int4),
+  handedOn('decode int8, 1 token', 1, { format: 'int8' }),
+  handedOn('tiles int4:128, 128 tokens', 128, int4),
   ...[1, 128].flatMap((tokens) => [
     parts(`int4:128 + rank 32, ${tokens} tokens`, tokens, { format: int4, lowRank: { rank: 32 } }, (kit) => ({
       base: kit.random(256 * 256),
@@ -282,6 +314,16 @@ export const subjects: readonly Subject[] = [
       (kit) => ({
         lowRank: { a: kit.random(32 * 256), b: kit.random(256 * 32) },
         rows: { values: kit.random(26 * 256), index: upTo(26) },
+      }),
+    ),
+    parts(
+      `int4:128 + rank 32 + 2:4 int4:128, ${tokens} tokens`,
+      tokens,
+      { format: int4, lowRank: { rank: 32 }, sparse: { n: 2, m: 4, format: int4 } },
+      (kit) => ({
+        base: kit.random(256 * 256),
+        lowRank: { a: kit.random(32 * 256), b: kit.random(256 * 32) },
+        sparse: { values: kit.random(256 * 128), index: Uint8Array.from({ length: 256 * 128 }, (_, i) => (i % 2) * 2) },
       }),
     ),
     parts(`2:4 int4:128, ${tokens} tokens`, tokens, { sparse: { n: 2, m: 4, format: int4 } }, (kit) => ({

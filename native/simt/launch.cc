@@ -296,6 +296,18 @@ void block_barrier(unsigned id, unsigned count) {
   observe(&barrier.memory_order);
 }
 
+bool block_vote(bool yes) {
+  const Unseen unseen;
+  bool &vote = current().block->vote;
+  if (yes) vote = true;
+  block_barrier(0, 0);
+  const bool any = vote;
+  block_barrier(0, 0);
+  vote = false;         // by everybody, once everybody has read it
+  block_barrier(0, 0);  // and before anybody votes again
+  return any;
+}
+
 void block_arrive(unsigned id, unsigned count) {
   const Unseen unseen;
   Barrier &barrier = current().block->barriers[id];

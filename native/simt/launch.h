@@ -100,6 +100,7 @@ struct Block {
   std::byte *shared = nullptr;  // dynamic shared memory, 1024-byte aligned
   size_t shared_bytes = 0;
   unsigned alive = 0;
+  bool vote = false;  // of the barrier that votes: somebody said yes
   std::vector<BulkCopy> bulk;
 };
 
@@ -135,6 +136,8 @@ void meet_and_order(uint32_t mask);
 
 // Barrier `id`: waits for `count` threads (0: all of the block that are alive). Orders memory.
 void block_barrier(unsigned id, unsigned count);
+// Barrier 0 for the whole block; whether any thread said yes.
+bool block_vote(bool yes);
 // Counts as arrived and goes on.
 void block_arrive(unsigned id, unsigned count);
 

@@ -1,10 +1,13 @@
 /** The one table of cases: operation × dtype × weight form, one awkward thing each, at most 16 MFLOP. */
 import { attention } from './cases/attention.ts';
+import { chains } from './cases/chains.ts';
+import { combine } from './cases/combine.ts';
 import { convolve, embed, map, norm, rotate, take } from './cases/elementwise.ts';
 import { experts } from './cases/experts.ts';
 import { linear } from './cases/linear.ts';
 import { parts } from './cases/parts.ts';
-import { combine, route } from './cases/routing.ts';
+import { routers } from './cases/router.ts';
+import { route } from './cases/routing.ts';
 import { accumulate, score } from './cases/statistics.ts';
 import { tiles } from './cases/tiles.ts';
 import type { Case } from './kit.ts';
@@ -27,11 +30,11 @@ export type Operation =
 export const cases: Readonly<Record<Operation, readonly Case[]>> = {
   embed,
   norm,
-  linear: [...linear, ...parts, ...tiles],
+  linear: [...linear, ...parts, ...tiles, ...chains],
   rotate,
   attention,
   map,
-  route,
+  route: [...route, ...routers],
   combine: [...combine, ...experts],
   convolve,
   take,

@@ -42,6 +42,25 @@ TEST_CASE("simt: a barrier does not wait for threads that have ended") {
   }
 }
 
+TEST_CASE("simt: a barrier that votes orders memory and tells everybody of each round's yes alone") {
+  std::vector<int> right(64);
+  CHECK(launch(
+            +[](int *right) {
+              SharedCutter cutter;
+              const SharedArray<int> rounds = cutter.take<int>(64);
+              const int own = static_cast<int>(threadIdx.x);
+              for (int round = 0; round < 8; ++round) {
+                rounds[own] = round;
+                const bool any = __syncthreads_or(round % 3 == 1 && own == 5 * round) != 0;
+                right[own] += any == (round % 3 == 1) && rounds[63 - own] == round;
+                __syncthreads();
+              }
+            },
+            {1, 64, 256}, right.data())
+            .empty());
+  CHECK(right == std::vector<int>(64, 8));
+}
+
 TEST_CASE("simt: threads take turns in an order that changes from launch to launch") {
   std::set<int> firsts;
   for (int i = 0; i < 16; ++i) {

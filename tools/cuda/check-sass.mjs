@@ -88,11 +88,16 @@ function failures(kernels, rules) {
   return [...found];
 }
 
+/** The kernels of a library, one architecture after the other: the text of all would be longer than a string may be. */
 function disassemble(library) {
   if (!existsSync(library)) throw new Error(`${library} does not exist: npm run build:cuda`);
-  const run = spawnSync(toolkit().tools.cuobjdump, ['-sass', library], { encoding: 'utf8', maxBuffer: 1 << 29 });
-  if (run.status !== 0) throw new Error(`cuobjdump cannot read ${library}: ${run.stderr || run.error?.message}`);
-  return run.stdout;
+  const cuobjdump = (...options) => {
+    const run = spawnSync(toolkit().tools.cuobjdump, [...options, library], { encoding: 'utf8', maxBuffer: 1 << 29 });
+    if (run.status !== 0) throw new Error(`cuobjdump cannot read ${library}: ${run.stderr || run.error?.message}`);
+    return run.stdout;
+  };
+  const architectures = new Set(cuobjdump('--list-elf').match(/\bsm_\w+/g));
+  return [...architectures].flatMap((architecture) => parseDisassembly(cuobjdump('-sass', '-arch', architecture)));
 }
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -104,8 +109,7 @@ const { values } = parseArgs({
   },
 });
 try {
-  const text = values.sass ? readFileSync(values.sass, 'utf8') : disassemble(values.library);
-  const parsed = parseDisassembly(text);
+  const parsed = values.sass ? parseDisassembly(readFileSync(values.sass, 'utf8')) : disassemble(values.library);
   if (parsed.length === 0) throw new Error('the disassembly has no kernel in it');
   const names = kernelNames(parsed.map(({ mangled }) => mangled));
   const kernels = parsed.map((kernel) => ({ ...kernel, name: names.get(kernel.mangled).full }));

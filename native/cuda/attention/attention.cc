@@ -27,6 +27,17 @@ AttentionSizes sizes_of(const Node &node) {
   return {node.input[0].rows(), sequences, checked_multiply(table, node.input[7].dim[1], "attention")};
 }
 
+// The most tokens that tiles leave to the decode form. Of a tile's sequences each may have one too few; where its tokens are
+// more than that, one of them has enough.
+int64_t tokens_left(const AttentionArguments &a, const AttentionSizes &sizes) {
+  if (a.tile_tokens == 0) return sizes.tokens;
+  const int64_t too_few = a.tile_least - 1, sequences = std::max<int64_t>(1, sizes.sequences);
+  const auto of_tile = [&](int64_t tokens) {
+    return tokens <= sequences * too_few ? tokens : (sequences - 1) * too_few;
+  };
+  return sizes.tokens / a.tile_tokens * of_tile(a.tile_tokens) + of_tile(sizes.tokens % a.tile_tokens);
+}
+
 struct Plan {
   AttentionSizes sizes;
   AttentionArguments arguments;
@@ -110,11 +121,14 @@ dim3 decode_blocks(const AttentionArguments &a, const AttentionSizes &sizes) {
 }
 
 Work decode_work(const char *kernel, const AttentionArguments &a, const AttentionSizes &sizes) {
-  const int64_t keys = sizes.tokens * a.counters * sizes.keys, elements = sizes.tokens * a.heads * a.size;
-  const int64_t parts = a.splits > 1 ? 2 * sizes.tokens * a.heads * a.splits : 0;
+  const int64_t tokens = tokens_left(a, sizes), elements = tokens * a.heads * a.size;
+  const int64_t keys = tokens * a.counters * sizes.keys;
+  const int64_t parts = a.splits > 1 ? 2 * tokens * a.heads * a.splits : 0;
+  // Each of a block's four warps looks at the sequences of its token's tile, to see whether the token is left.
+  const int64_t warps = a.tile_tokens > 0 ? 4 * sizes.tokens * a.counters * a.splits : 0;
   return {kernel,
           2 * dtype_bytes(a.k_cache.dtype, keys * a.size) + dtype_bytes(a.q.dtype, elements) +
-              dtype_bytes(a.y.dtype, elements) + parts * (4 * int64_t{a.size} + 8),
+              dtype_bytes(a.y.dtype, elements) + parts * (4 * int64_t{a.size} + 8) + warps * 4 * (a.tile_tokens + 1),
           4 * sizes.keys * elements};
 }
 

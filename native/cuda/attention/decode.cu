@@ -15,6 +15,29 @@ namespace moe::cuda {
 
 inline constexpr int decode_warps = 4, decode_threads = 32 * decode_warps;
 
+// What a lane has of a query, as Slice has it of a key; those at `left` and beyond are zeros.
+template <typename Own, bool whole>
+__device__ __forceinline__ void load_query(int32_t dtype, const void *q, int64_t from, int lane, int left,
+                                           float (&query)[8]) {
+  if constexpr (whole) {
+#pragma unroll
+    for (int e = 0; e < 8; e += 4) {
+      const int column = Own::column(lane, e);
+      const float4 own = column < left ? load_float4(dtype, q, from + column) : make_float4(0, 0, 0, 0);
+      query[e] = own.x;
+      query[e + 1] = own.y;
+      query[e + 2] = own.z;
+      query[e + 3] = own.w;
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int column = Own::column(lane, e);
+      query[e] = column < left ? load_float(dtype, q, from + column) : 0.0f;
+    }
+  }
+}
+
 // Eight lanes for each 64 elements of D, or all 32 with up to `slices` slices each where D is larger or no multiple of 8.
 template <int dtype, int queries, int lanes, int slices, bool whole>
 __global__ void __launch_bounds__(decode_threads, queries *slices > 1 ? 2 : 4)
@@ -45,25 +68,26 @@ __global__ void __launch_bounds__(decode_threads, queries *slices > 1 ? 2 : 4)
     weight[g] = 0;
     const int64_t from = (first_row + g) * a.size;
 #pragma unroll
-    for (int s = 0; s < slices; ++s)
+    for (int s = 0; s < slices; ++s) {
+      load_query<Own, whole>(a.q.dtype, at<void>(frame, a.q), from + 8 * lanes * s, in_team,
+                             g < heads.count ? a.size - 8 * lanes * s : 0, query[g][s]);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const int d = 8 * lanes * s + Own::column(in_team, e);
-        query[g][s][e] = g < heads.count && d < a.size ? load_float(a.q.dtype, at<void>(frame, a.q), from + d) : 0.0f;
-        sum[g][s][e] = 0;
-      }
+      for (int e = 0; e < 8; ++e) sum[g][s][e] = 0;
+    }
   }
 
   const Element *const k_cache = at<Element>(frame, a.k_cache) + static_cast<int64_t>(heads.kv_head) * a.size;
   const Element *const v_cache = at<Element>(frame, a.v_cache) + static_cast<int64_t>(heads.kv_head) * a.size;
   for (int first = begin; first < end; first += batch * block_teams) {
+    // Each lane looks up one key of the warp's: neighbours share a page.
+    const int own_key = first + lane / teams * block_teams + warp * teams + lane % teams;
+    const int64_t own_row = lane < batch * teams && own_key < end ? keys.row(own_key) : -1;
     Own k[batch][slices], v[batch][slices];
     bool seen_here[batch];
 #pragma unroll
     for (int b = 0; b < batch; ++b) {
-      const int key = first + b * block_teams + team;
-      seen_here[b] = key < end;
-      const int64_t row = seen_here[b] ? keys.row(key) : -1;
+      seen_here[b] = first + b * block_teams + team < end;
+      const int64_t row = __shfl_sync(whole_warp, own_row, b * teams + lane / lanes);
 #pragma unroll
       for (int s = 0; s < slices; ++s) {
         const int before = 8 * lanes * s, left = row < 0 ? 0 : a.size - before;

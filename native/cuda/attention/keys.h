@@ -15,6 +15,7 @@ using ElementOf = std::conditional_t<dtype == MOE_F32, float, std::conditional_t
 struct KeyRange {
   int32_t begin, end;
 };
+__device__ __forceinline__ bool sees(KeyRange range, int key) { return key >= range.begin && key < range.end; }
 
 // Where the keys of one sequence are.
 class PagedKeys {

@@ -6,8 +6,8 @@
 // bytes longer than their data, so that the eight rows of a matrix load touch every bank once.
 //
 // Scores are f32 and in powers of two; the softmax is kept a row (largest score, weight), the weights are rounded to the 16-bit
-// type for the second product. A key that a row does not see weighs 0 there, so a value that is no number is seen by
-// all rows of its tile.
+// type for the second product. A key that a row does not see weighs 0 there. 0 times a value that is no number would be none
+// either, so such values are kept out of the product where the rows of a tile see different keys.
 #pragma once
 #include "attention/keys.h"
 #include "kernel/shared.h"
@@ -24,6 +24,14 @@ __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const
 }
 __device__ __forceinline__ uint32_t pack(float low, float high, BF16) { return ptx::pack_bf16(low, high); }
 __device__ __forceinline__ uint32_t pack(float low, float high, F16) { return ptx::pack_f16(low, high); }
+
+// The sign bits of those of a pair that are NaN or infinite: adding one to an exponent of all ones carries into the sign.
+__device__ __forceinline__ uint32_t no_numbers(uint32_t pair, BF16) {
+  return ((pair & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
+}
+__device__ __forceinline__ uint32_t no_numbers(uint32_t pair, F16) {
+  return ((pair & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
+}
 
 // `depth`: D in sixteens, rounded up.
 template <typename Element, int depth, int row_warps, int keys>
@@ -80,7 +88,12 @@ class MmaTile {
       ptx::copy_async_commit();
       soften(first + own_keys * key_warp(), low, high);
       ptx::copy_async_wait<1>();
-      __syncthreads();
+      if constexpr (row_warps > 1) {
+        if (__syncthreads_or(hides_some(all, first, low) || hides_some(all, first, high)))
+          set_apart_no_numbers(first, low, high);
+      } else {
+        __syncthreads();  // all rows see the same keys
+      }
       multiply_values();
       __syncthreads();
     }
@@ -155,7 +168,7 @@ class MmaTile {
         const int key = first + 8 * n + column() + i % 2;
         float &score = score_[n][i];
         score = a_.soft_cap > 0 ? scaled_score(a_, score) * log2_e : score * (a_.scale * log2_e);
-        if (!whole && (key < range.begin || key >= range.end)) score = -INFINITY;
+        if (!whole && !sees(range, key)) score = -INFINITY;
         highest[i / 2] = fmaxf(highest[i / 2], score);
       }
 #pragma unroll
@@ -178,6 +191,50 @@ class MmaTile {
         score_[n][i] = exp2f(score_[n][i] - under);
         weight_[i / 2] += score_[n][i];
       }
+  }
+  // Whether the tile from `first` on holds keys that a row with this range does not see. A row that sees none has no result.
+  __device__ __forceinline__ static bool hides_some(KeyRange all, int first, KeyRange range) {
+    return range.begin < range.end && (max(first, all.begin) < range.begin || min(first + keys, all.end) > range.end);
+  }
+  // Values that are no numbers are added, unweighted, to the sums of the rows that see them: those are no numbers then,
+  // whatever the weight. The product finds zeros in their place.
+  __device__ __forceinline__ void set_apart_no_numbers(int first, KeyRange low, KeyRange high) {
+    const auto pairs_of = [&](int i) {
+      return reinterpret_cast<uint4 *>(&value_[i / (2 * depth) * stride + i % (2 * depth) * 8]);
+    };
+    bool found = false;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < keys * 2 * depth; i += mma_threads) {
+      const uint4 own = ptx::load_shared(pairs_of(i));
+      found |= (no_numbers(own.x, Element{}) | no_numbers(own.y, Element{}) | no_numbers(own.z, Element{}) |
+                no_numbers(own.w, Element{})) != 0;
+    }
+    if (__syncthreads_or(found) == 0) return;
+#pragma unroll 1
+    for (int key = 0; key < keys; ++key) {
+      const bool seen[2] = {sees(low, first + key), sees(high, first + key)};
+#pragma unroll
+      for (int n = 0; n < 2 * depth; ++n) {
+        const auto pair =
+            ptx::load_shared(reinterpret_cast<const uint32_t *>(&value_[key * stride + 8 * n + column()]));
+        const uint32_t none = no_numbers(pair, Element{});
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int shift = i % 2 * 16;
+          if (seen[i / 2] && (none >> shift & 0x8000u) != 0)
+            sum_[n][i] += widen(Element{static_cast<uint16_t>(pair >> shift)});
+        }
+      }
+    }
+    __syncthreads();
+    const auto numbers_of = [](uint32_t pair) { return pair & ~((no_numbers(pair, Element{}) >> 15) * 0xffffu); };
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < keys * 2 * depth; i += mma_threads) {
+      const uint4 own = ptx::load_shared(pairs_of(i));
+      ptx::store_shared(pairs_of(i),
+                        make_uint4(numbers_of(own.x), numbers_of(own.y), numbers_of(own.z), numbers_of(own.w)));
+    }
+    __syncthreads();
   }
   __device__ __forceinline__ void multiply_values() {
     const int lane = lane_of_thread();

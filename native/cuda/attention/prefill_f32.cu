@@ -5,6 +5,8 @@
 // with zeros. Thread (r, c) of 16 × 16 has rows r, r + 16, … of the tile: of their scores those under keys c and c + 16; of their
 // sums columns 4c … 4c + 3 of each 64. Rows of shared memory are longer than their data, so that what the threads of a
 // warp touch together lies in different banks.
+// A NaN or an infinity among the values reaches only the rows that see its key; tiles of finite values pay one test as they are
+// staged.
 // Bound: operations, 4·D for each row and visible key, f32 multiply-adds. Share reached: not measured on a GPU yet.
 #include "attention/forms.h"
 #include "attention/tile.h"
@@ -66,6 +68,7 @@ __global__ void __launch_bounds__(f32_threads, width > 128 ? 1 : 2)
       if (thread < f32_keys)
         places[thread] = key + thread >= own.all.begin && key + thread < own.all.end ? own.paged.row(key + thread) : -1;
       __syncthreads();
+      bool no_number = false;
 #pragma unroll 4
       for (int i = thread; i < f32_keys * width; i += f32_threads) {
         const int d = i % width;
@@ -73,10 +76,11 @@ __global__ void __launch_bounds__(f32_threads, width > 128 ? 1 : 2)
         const bool valid = place >= 0 && d < a.size;
         const int64_t element = place + static_cast<int64_t>(tile.kv_head) * a.size + d;
         ptx::store_shared(&keys[i / width * stride + d], valid ? load_float(a.k_cache.dtype, k_cache, element) : 0.0f);
-        ptx::store_shared(&values[i / width * stride + d],
-                          valid ? load_float(a.v_cache.dtype, v_cache, element) : 0.0f);
+        const float value = valid ? load_float(a.v_cache.dtype, v_cache, element) : 0.0f;
+        ptx::store_shared(&values[i / width * stride + d], value);
+        no_number |= !isfinite(value);
       }
-      __syncthreads();
+      const bool no_numbers = __syncthreads_or(no_number) != 0;
 
       float score[own_rows][2];
 #pragma unroll
@@ -105,9 +109,7 @@ __global__ void __launch_bounds__(f32_threads, width > 128 ? 1 : 2)
         float highest = largest[row];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int own_key = key + c + 16 * half;
-          const bool visible = own_key >= seen[row].begin && own_key < seen[row].end;
-          score[row][half] = visible ? scaled_score(a, score[row][half]) : -INFINITY;
+          score[row][half] = sees(seen[row], key + c + 16 * half) ? scaled_score(a, score[row][half]) : -INFINITY;
           highest = fmaxf(highest, score[row][half]);
         }
         highest = warp_reduce(highest, Largest{}, 16);
@@ -126,25 +128,33 @@ __global__ void __launch_bounds__(f32_threads, width > 128 ? 1 : 2)
         }
       }
       __syncwarp();  // a row's weights are its own warp's
+      const auto add_values = [&](auto some_are_no_numbers) {
 #pragma unroll 2
-      for (int j = 0; j < f32_keys; ++j) {
-        float own_weight[own_rows];
+        for (int j = 0; j < f32_keys; ++j) {
+          float own_weight[own_rows];
 #pragma unroll
-        for (int row = 0; row < own_rows; ++row)
-          own_weight[row] = ptx::load_shared(&weights[(r + 16 * row) * weight_stride + j]);
+          for (int row = 0; row < own_rows; ++row)
+            own_weight[row] = ptx::load_shared(&weights[(r + 16 * row) * weight_stride + j]);
 #pragma unroll
-        for (int n = 0; n < quads; ++n) {
-          const float4 value = ptx::load_shared(reinterpret_cast<const float4 *>(&values[j * stride + 64 * n + 4 * c]));
+          for (int n = 0; n < quads; ++n) {
+            const float4 value =
+                ptx::load_shared(reinterpret_cast<const float4 *>(&values[j * stride + 64 * n + 4 * c]));
 #pragma unroll
-          for (int row = 0; row < own_rows; ++row) {
-            float (&total)[4] = sum[row][n];
-            total[0] = __fmaf_rn(own_weight[row], value.x, total[0]);
-            total[1] = __fmaf_rn(own_weight[row], value.y, total[1]);
-            total[2] = __fmaf_rn(own_weight[row], value.z, total[2]);
-            total[3] = __fmaf_rn(own_weight[row], value.w, total[3]);
+            for (int row = 0; row < own_rows; ++row) {
+              if (some_are_no_numbers && !sees(seen[row], key + j)) continue;  // its weight is 0, and 0 · NaN is NaN
+              float (&total)[4] = sum[row][n];
+              total[0] = __fmaf_rn(own_weight[row], value.x, total[0]);
+              total[1] = __fmaf_rn(own_weight[row], value.y, total[1]);
+              total[2] = __fmaf_rn(own_weight[row], value.z, total[2]);
+              total[3] = __fmaf_rn(own_weight[row], value.w, total[3]);
+            }
           }
         }
-      }
+      };
+      if (no_numbers)
+        add_values(std::true_type{});
+      else
+        add_values(std::false_type{});
     }
 #pragma unroll
     for (int row = 0; row < own_rows; ++row) {

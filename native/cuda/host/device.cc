@@ -94,19 +94,22 @@ std::string Device::describe_traffic() const {
   for (const auto &[kernel, planned] : planned_) {
     text += (text.ends_with("{") ? "\"" : ",\"") + kernel + "\":{\"launches\":" + std::to_string(planned.launches) +
             ",\"bytes\":" + std::to_string(planned.bytes) + ",\"operations\":" + std::to_string(planned.operations) +
-            "}";
+            ",\"threads\":" + std::to_string(planned.threads) +
+            ",\"shared\":" + std::to_string(planned.shared_bytes) + "}";
   }
   const std::string counted = counted_traffic();
   return text + "}" + (counted.empty() ? "" : ",\"counted\":" + counted);
 }
 
-void Device::count_work(const Work &work) const {
+void Device::count_work(const Work &work, unsigned threads, size_t shared_bytes) const {
   if (!traffic_) return;
   const std::lock_guard lock(mutex_);
   Planned &planned = planned_[work.kernel];
   ++planned.launches;
   planned.bytes += work.bytes;
   planned.operations += work.operations;
+  planned.threads = std::max(planned.threads, threads);
+  planned.shared_bytes = std::max(planned.shared_bytes, shared_bytes);
 }
 
 moe_memory Device::memory() const {

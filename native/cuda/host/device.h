@@ -31,8 +31,8 @@ class Device {
   void charge(int64_t bytes);
   void refund(int64_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
 
-  // Adds to the planned work of a kernel.
-  void count_work(const Work &work) const;
+  // Adds to the planned work of a kernel; threads and dynamic shared memory of a block are kept at their largest.
+  void count_work(const Work &work, unsigned threads, size_t shared_bytes) const;
 
   int32_t index() const { return index_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
@@ -50,6 +50,8 @@ class Device {
   bool batch_invariant_ = false, traffic_ = false;
   struct Planned {
     int64_t launches = 0, bytes = 0, operations = 0;
+    unsigned threads = 0;
+    size_t shared_bytes = 0;
   };
   mutable std::mutex mutex_;
   mutable std::map<std::string, Planned> planned_;

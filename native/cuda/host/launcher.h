@@ -49,7 +49,7 @@ class Launcher {
     config.stream = stream_;
     config.attrs = &attribute;
     config.numAttrs = grid.cooperative ? 1 : 0;
-    device_.count_work(work);
+    device_.count_work(work, grid.threads, grid.shared_bytes);
     MOE_CUDA(cudaLaunchKernelEx(&config, kernel, frame_, std::forward<Arguments>(arguments)...));
   }
 

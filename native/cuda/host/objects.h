@@ -105,11 +105,13 @@ class Program : public Handle<Program> {
 
  private:
   Operand operand(const moe_graph &graph, int32_t index);
+  // Asks the node for its scratch, which lies in the arena from `offset` on (−1: not known yet).
+  void take_scratch(Node &node, int64_t offset);
   void launch(const Node &node, Launcher &launcher) const;
   Instance &instance(const Queue &queue);
 
   std::shared_ptr<Device> device_;
-  std::vector<Node> nodes_;
+  std::vector<Node> nodes_;  // never moved once fused: they know one another
   std::vector<int64_t> scratch_, max_sizes_, binding_factor_, binding_bytes_;
   std::vector<int32_t> binding_symbol_;
   std::vector<std::shared_ptr<void>> holds_;  // weights and constants

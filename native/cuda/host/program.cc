@@ -3,6 +3,7 @@
 #include <string>
 
 #include "host/fill_frame.h"
+#include "host/fusion.h"
 #include "launcher.h"
 #include "moe/dtype.h"
 #include "objects.h"
@@ -124,17 +125,20 @@ Program::Program(std::shared_ptr<Device> device, const moe_graph &graph)
     node.attributes.assign(bytes, bytes + from.attribute_bytes);
     for (size_t i = 0; i < node.input.size(); ++i) node.input[i] = operand(graph, from.input[i]);
     for (size_t i = 0; i < node.output.size(); ++i) node.output[i] = operand(graph, from.output[i]);
-    const int64_t scratch = info.scratch(*device_, node);
-    scratch_.push_back(scratch);
-    if (scratch > 0) {
-      node.scratch.base = 0;
-      node.scratch.offset = from.scratch_offset;
-      node.scratch.factor = scratch;
-      if (from.scratch_offset >= 0)
-        arena_bytes_ = std::max(arena_bytes_, checked_add(from.scratch_offset, scratch, "arena"));
-    }
     nodes_.push_back(std::move(node));
   }
+  fuse(*device_, graph, nodes_);
+  for (size_t n = 0; n < nodes_.size(); ++n) take_scratch(nodes_[n], graph.nodes[n].scratch_offset);
+}
+
+void Program::take_scratch(Node &node, int64_t offset) {
+  const int64_t bytes = node.absorbed ? 0 : operation(node.op).scratch(*device_, node);
+  scratch_.push_back(bytes);
+  if (bytes == 0) return;
+  node.scratch.base = 0;
+  node.scratch.offset = offset;
+  node.scratch.factor = bytes;
+  if (offset >= 0) arena_bytes_ = std::max(arena_bytes_, checked_add(offset, bytes, "arena"));
 }
 
 void Program::check_run(const moe_run &run) const {
@@ -159,7 +163,9 @@ Instance &Program::instance(const Queue &queue) {
   return *instance;
 }
 
-void Program::launch(const Node &node, Launcher &launcher) const { operation(node.op).launch(node, launcher); }
+void Program::launch(const Node &node, Launcher &launcher) const {
+  if (!node.absorbed) operation(node.op).launch(node, launcher);
+}
 
 void Program::run(Queue &queue, const moe_run &run, std::vector<Event> &marks) {
   Instance &own = instance(queue);

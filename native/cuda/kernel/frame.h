@@ -12,9 +12,11 @@ inline constexpr int max_symbols = 8;
 
 // In device memory, one a program and queue. `address` is as long as the program has bindings, and one more.
 struct Frame {
+  static constexpr int most_row_blocks = 8192;
   int64_t size[max_symbols];
-  uint32_t arrivals;      // kernel/grid_barrier.h
-  std::byte *address[1];  // 0: the arena; 1 + i: binding i
+  uint32_t finished[most_row_blocks];  // linear/quantize.h; 0 between kernels
+  uint32_t arrivals;                   // kernel/grid_barrier.h
+  std::byte *address[1];               // 0: the arena; 1 + i: binding i
 };
 
 // One operand, or scratch, of a node. By value in kernel parameters.

@@ -47,6 +47,9 @@ struct LinearArguments {
   Place residual, y;
   int64_t columns;  // of y; those past a slot's own are written as zeros
   int32_t panels;   // of the widest slot, and of y: ceil(columns / 16), or / 8 where gated
+
+  // Codes of y, for the next product (quantize.h); no data: nobody reads y so.
+  Rows rows_of_y;
 };
 
 // What a launch is planned by, at the largest sizes.

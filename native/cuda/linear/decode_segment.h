@@ -30,7 +30,6 @@ inline constexpr int ring_units = store == MOE_I4    ? most_ring_units
                                   : store == MOE_F32 ? 1
                                                      : 2;
 
-__host__ __device__ constexpr int row_element_bytes(RowForm form) { return form == RowForm::int8 ? 1 : 2; }
 // Bytes of a staged row: padded so that the rows of an 8 × 16-byte matrix lie in different banks.
 __host__ __device__ constexpr int staged_stride(RowForm form, int units) {
   return units * unit_columns * row_element_bytes(form) + 16;

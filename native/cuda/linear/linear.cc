@@ -57,9 +57,7 @@ void check(const Node &node) {
 }  // namespace
 
 void launch_product(const LinearArguments &arguments, const LinearPlan &plan, Launcher &launcher) {
-  // Up to 16 rows a slot, in the mean of the largest run, the decode kernel reads each weight about once.
-  const bool few = arguments.row_capacity <= 16 * int64_t{std::max(arguments.slots, 1)};
-  if (few || launcher.device().batch_invariant() || !tiles_can_run(launcher.device(), arguments)) {
+  if (few_rows(arguments) || launcher.device().batch_invariant() || !tiles_can_run(launcher.device(), arguments)) {
     launch_decode(arguments, plan, launcher);
   } else {
     launch_tiles(arguments, plan, launcher);

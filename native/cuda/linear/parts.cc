@@ -1,7 +1,12 @@
 #include "linear/parts.h"
 
+#include <algorithm>
+
 #include "host/launcher.h"
 #include "linear/bank.h"
+#include "linear/requantize.h"
+#include "linear/tile_form.h"
+#include "linear/tiles.h"
 #include "moe/checked.h"
 #include "moe/dtype.h"
 
@@ -24,12 +29,36 @@ void add_plan(LinearPlan &plan, const Stack &stack) {
 }  // namespace
 
 void launch_sparse(const SparseArguments &arguments, const LinearPlan &plan, Launcher &launcher) {
-  if (arguments.weight.half()) {
+  if (arguments.sparse.weight.half()) {
     launch_sparse_half(arguments, plan, launcher);
   } else {
     launch_sparse_any(arguments, plan, launcher);
   }
 }
+
+bool can_join(const LinearArguments &arguments, const SparsePart &sparse) {
+  // Not the int8 form: the compiler of nvcc 13 takes RowWindow::step in decode_sparse_kernel for unreachable, by the
+  // assumption of ptx::load_shared, and so leaves the products out; and tiles_sparse has no kernel of it.
+  return sparse.weight.half() && sparse.weight.store != MOE_F32 && sparse.segment.rows.form != RowForm::int8 &&
+         sparse.segment.rows.form == arguments.segment[0].rows.form && for_tile_form(arguments, [](auto, auto) {});
+}
+
+bool few_rows(const LinearArguments &arguments) {
+  return arguments.row_capacity <= 16 * int64_t{std::max(arguments.slots, 1)};
+}
+
+namespace {
+
+// As launch_product; a sum of base and S.
+void launch_joint(const LinearArguments &arguments, const SparsePart &sparse, const LinearPlan &plan,
+                  Launcher &launcher) {
+  const Device &device = launcher.device();
+  const bool tiles = !few_rows(arguments) && !device.batch_invariant() && tiles_can_run(device, arguments);
+  if (tiles && launch_tiles_sparse(arguments, sparse, plan, launcher)) return;
+  launch_decode_sparse(arguments, sparse, plan, launcher);
+}
+
+}  // namespace
 
 LinearParts::LinearParts(const Node &node) : node_(node), bank_(*node.input[weight_input].bank) { add_sum(); }
 
@@ -42,23 +71,24 @@ LinearArguments LinearParts::arguments_of_node() const {
   return arguments;
 }
 
-// A row of f32 in scratch for each row of y.
-Operand LinearParts::take_floats(int64_t columns) {
+// A row in scratch for each row of y.
+Operand LinearParts::take_floats(int64_t columns, int32_t dtype) {
   Operand made;
-  made.dtype = MOE_F32;
+  made.dtype = dtype;
   made.rank = 2;
   made.dim = {node_.output[0].rows(), columns};
   made.place = node_.output[0].place;
-  made.place.dtype = MOE_F32;
+  made.place.dtype = dtype;
   made.place.base = 0;
   made.place.offset = node_.scratch.offset + bytes_;
-  bytes_ += align_up(dtype_bytes(MOE_F32, made.elements()), 256);
+  bytes_ += align_up(dtype_bytes(dtype, made.elements()), 256);
   return made;
 }
 
 // x as products with `weight` read it, made by a step of its own where no earlier one did.
 Rows LinearParts::rows_of(const Operand &x, const PackedView &weight) {
   const bool int8 = node_.as<moe_linear>().mode == MOE_INT8 && (weight.store == MOE_I8 || weight.store == MOE_I4);
+  if (int8 && node_.rows_from != nullptr) return rows_as_read(node_);
   const PreparedRows planned = plan_rows(x, weight, int8, node_.scratch.offset + bytes_);
   if (!planned.needed) return planned.rows;
   for (const Preparation &made : prepared_) {
@@ -113,27 +143,38 @@ LinearArguments LinearParts::epilogue() {
   to.row_slots = bank_.outputs();
   to.activation = node_.as<moe_linear>().activation;
   to.residual = node_.input[residual_input].place;
-  to.y = node_.output[0].place;
   to.columns = node_.output[0].width();
+  if (node_.rows_for == nullptr) {
+    to.y = node_.output[0].place;
+  } else {
+    to.y = take_floats(to.columns, node_.output[0].dtype).place;
+    to.rows_of_y = rows_as_read(*node_.rows_for);
+  }
   to.panels = bank_.panels();
   return to;
 }
 
-LinearParts::SparseProduct LinearParts::sparse_product(const LinearArguments &arguments) {
+// What `epilogue` moves. Each row of y looks up its biases and kept rows anew.
+int64_t LinearParts::epilogue_bytes(const LinearArguments &to) const {
+  const Operand &y = node_.output[0], &residual = node_.input[residual_input];
+  int64_t bytes = dtype_bytes(y.dtype, y.elements());
+  if (residual) bytes += dtype_bytes(residual.dtype, y.elements());
+  if (node_.rows_for != nullptr) bytes += preparation_bytes(y, to.rows_of_y);
+  if (to.bias != nullptr) bytes += dtype_bytes(MOE_F32, y.rows() * bank_.out());
+  if (to.kept_of != nullptr) bytes += dtype_bytes(MOE_F32, y.rows() * (bank_.out() + to.kept_stride));
+  return bytes;
+}
+
+SparsePart LinearParts::sparse_part() {
   const SparseView &view = bank_.sparse().view();
   PackedView like;  // as plan_rows sees a weight
   like.store = view.store;
   like.group = view.group;
-  SparseProduct product;
-  product.arguments.weight = view;
-  product.arguments.linear = arguments;
-  product.arguments.linear.segment[0] = {{}, rows_of(node_.input[x_input], like), gathered()};
-  add_plan(product.plan, bank_.sparse());
-  return product;
+  return {view, {{}, rows_of(node_.input[x_input], like), gathered()}};
 }
 
 // S·x where a base is there too: f32 in packed order of the outputs, which the base's launch takes up.
-Operand LinearParts::sparse_sum() {
+Operand LinearParts::sparse_sum(const SparsePart &sparse) {
   LinearArguments to = arguments_of_node();
   to.row_slots = bank_.packed_outputs();
   to.activation = MOE_NONE;
@@ -141,20 +182,20 @@ Operand LinearParts::sparse_sum() {
   to.columns = int64_t{to.panels} * panel_rows;
   const Operand sum = take_floats(to.columns);
   to.y = sum.place;
-  SparseProduct product = sparse_product(to);
+  SparseProduct product{{to, sparse}, {}};
+  add_plan(product.plan, bank_.sparse());
   product.plan.output_bytes = dtype_bytes(MOE_F32, sum.elements());
   steps_.push_back(product);
   return sum;
 }
 
 void LinearParts::add_sum() {
-  const Operand &x = node_.input[x_input], &y = node_.output[0], &residual = node_.input[residual_input];
+  const Operand &x = node_.input[x_input];
   const PackedStack &base = bank_.base(), &b = bank_.factor_out();
   const bool low_rank = b.present(), beside = base.present() || bank_.sparse().present();
   Product sum{epilogue(), {}};
   LinearArguments &to = sum.arguments;
-  sum.plan.output_bytes = dtype_bytes(y.dtype, y.elements());
-  if (residual) sum.plan.output_bytes += dtype_bytes(residual.dtype, y.elements());
+  sum.plan.output_bytes = epilogue_bytes(to);
   if (low_rank) {
     const Operand t = shrink(bank_.factor_in());
     if (beside) {
@@ -164,24 +205,27 @@ void LinearParts::add_sum() {
     }
     add_plan(sum.plan, b);
   }
-  if (!base.present() && bank_.sparse().present()) {
-    SparseProduct product = sparse_product(to);
-    product.plan.matrix_bytes += sum.plan.matrix_bytes;
-    product.plan.row_operations += sum.plan.row_operations;
-    product.plan.output_bytes = sum.plan.output_bytes;
-    steps_.push_back(product);
-    return;
-  }
-  if (bank_.sparse().present()) {
-    const Operand partial = sparse_sum();
-    to.partial = partial.place;
-    sum.plan.output_bytes += dtype_bytes(MOE_F32, partial.elements());
-  }
   if (base.present()) {
     to.segment[to.segments++] = {base.view(), rows_of(x, base.view()), gathered()};
     add_plan(sum.plan, base);
   }
-  steps_.push_back(sum);
+  if (!bank_.sparse().present()) {
+    steps_.push_back(sum);
+    return;
+  }
+  const SparsePart sparse = sparse_part();
+  if (!base.present()) {
+    add_plan(sum.plan, bank_.sparse());
+    steps_.push_back(SparseProduct{{to, sparse}, sum.plan});
+  } else if (can_join(to, sparse)) {
+    add_plan(sum.plan, bank_.sparse());
+    steps_.push_back(JointProduct{to, sparse, sum.plan});
+  } else {
+    const Operand partial = sparse_sum(sparse);
+    to.partial = partial.place;
+    sum.plan.output_bytes += dtype_bytes(MOE_F32, partial.elements());
+    steps_.push_back(sum);
+  }
 }
 
 void LinearParts::launch(Launcher &launcher) const {
@@ -190,6 +234,8 @@ void LinearParts::launch(Launcher &launcher) const {
       prepare_rows(preparation->x, preparation->rows, launcher);
     } else if (const auto *product = std::get_if<Product>(&step)) {
       launch_product(product->arguments, product->plan, launcher);
+    } else if (const auto *joint = std::get_if<JointProduct>(&step)) {
+      launch_joint(joint->arguments, joint->sparse, joint->plan, launcher);
     } else {
       const auto &sparse = std::get<SparseProduct>(step);
       launch_sparse(sparse.arguments, sparse.plan, launcher);

@@ -14,6 +14,8 @@ struct PreparedRows {
 
 // The rows of x as products with `weight` read them; what has to be made of x lies in the arena from `offset` on.
 PreparedRows plan_rows(const Operand &x, const PackedView &weight, bool int8, int64_t offset);
+// What making `rows` of x moves, at the largest sizes.
+int64_t preparation_bytes(const Operand &x, const Rows &rows);
 void prepare_rows(const Operand &x, const Rows &rows, Launcher &launcher);
 
 }  // namespace moe::cuda

@@ -9,7 +9,7 @@
 //          are in the order of packed.h (byte_column)
 //
 // Where the activations already are what is wanted (bf16 or f16, a width that is a multiple of 64, no sums), no kernel
-// runs and `data` is the operand itself.
+// runs and `data` is the operand itself. Nor does one where the linear that computed x handed it on as codes (requantize.h).
 //
 // A slot may be narrower than x (ragged banks): its weights past its own columns are zeros, but a block's sum is over all of
 // x, so a kernel asks `block_sum` (scales.h) for it.

@@ -1,10 +1,13 @@
 #include "linear/sparse_stack.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
 
 #include "host/check.h"
 #include "moe/checked.h"
+#include "moe/dtype.h"
 #include "moe/part.h"
 
 namespace moe::cuda {
@@ -12,6 +15,18 @@ namespace {
 
 int64_t panels_of(bool gated, int64_t rows) {
   return gated ? ceil_divide(rows / 2, panel_rows / 2) : ceil_divide(rows, panel_rows);
+}
+
+constexpr int64_t words_of_unit = 2;
+
+void copy_element(int32_t store, const std::byte *from, int64_t index, std::byte *to, int64_t place) {
+  if (store == MOE_I4) {
+    const std::byte code = from[index / 2] >> (index % 2 * 4) & std::byte{0xf};
+    to[place / 2] |= code << (place % 2 * 4);
+    return;
+  }
+  const int64_t bytes = dtype_bytes(store, 1);
+  std::memcpy(to + place * bytes, from + index * bytes, static_cast<size_t>(bytes));
 }
 
 }  // namespace
@@ -39,25 +54,24 @@ SparseStack::SparseStack(const moe_part &form, bool gated, const std::vector<Sha
     words_.assign(static_cast<size_t>(words), 0x44444444u);
     return;
   }
-  int64_t bytes = 0, words = 0, scales = 0;
+  int64_t bytes = 0, units = 0, scales = 0;
   for (const Shape &shape : shapes) {
     SparseSlot slot;
     const int64_t columns = part_columns(form, 0, shape.columns);
     slot.panels = static_cast<int32_t>(panels_of(gated, shape.rows));
-    slot.masks = static_cast<int32_t>(ceil_divide(shape.columns, mask_columns));
+    slot.units = static_cast<int32_t>(ceil_divide(shape.columns, mask_columns * words_of_unit));
     slot.groups = static_cast<int32_t>(group_count(form, columns));
-    slot.row_bytes = static_cast<int32_t>(align_up(dtype_bytes(form.store, columns), 4));
-    slot.value = bytes;
-    slot.mask = words;
+    slot.unit = units;
     slot.scale = scales;
     const int64_t rows = int64_t{slot.panels} * panel_rows;
-    bytes = checked_add(bytes, checked_multiply(rows, slot.row_bytes, "weight"), "weight");
-    words = checked_add(words, checked_multiply(rows, slot.masks, "weight"), "weight");
+    first_value_.push_back(bytes);
+    bytes = checked_add(bytes, checked_multiply(rows, dtype_bytes(form.store, columns), "weight"), "weight");
+    units = checked_add(units, checked_multiply(slot.panels, slot.units, "weight"), "weight");
     scales = checked_add(scales, checked_multiply(rows, slot.groups, "weight"), "weight");
     slots_.push_back(slot);
   }
   values_.resize(static_cast<size_t>(bytes));
-  words_.resize(static_cast<size_t>(words));
+  words_.resize(static_cast<size_t>(checked_multiply(units, words_of_unit * panel_rows, "weight")));
   if (form.scale >= 0) scales_.resize(static_cast<size_t>(dtype_bytes(form.scale, scales)));
 }
 
@@ -91,16 +105,50 @@ void SparseStack::put_half_metadata(size_t slot_index, int64_t row, const uint8_
 void SparseStack::put_values(size_t slot_index, int64_t row, const std::byte *values, const uint8_t *places) {
   const SparseSlot &slot = slots_[slot_index];
   const Shape &shape = shapes_[slot_index];
-  const int64_t columns = part_columns(form_, 0, shape.columns);
+  const int64_t columns = part_columns(form_, 0, shape.columns), row_bytes = dtype_bytes(form_.store, columns);
   const auto [panel, at] = panel_row(gated_, shape.rows, row);
-  std::memcpy(values_.data() + slot.value + (panel * panel_rows + at) * slot.row_bytes, values,
-              static_cast<size_t>(dtype_bytes(form_.store, columns)));
+  std::memcpy(values_.data() + first_value_[slot_index] + (panel * panel_rows + at) * row_bytes, values,
+              static_cast<size_t>(row_bytes));
   for (int64_t j = 0; j < columns; ++j) {
     const int64_t column = j / form_.n * form_.m + places[j];
     if (column >= shape.columns) continue;  // only at the end of the last block: no kept value lies behind it
-    words_[static_cast<size_t>(slot.mask + (panel * slot.masks + column / mask_columns) * panel_rows + at)] |=
-        1u << (column % mask_columns);
+    const int64_t word = (slot.unit + panel * slot.units) * words_of_unit + column / mask_columns;
+    words_[static_cast<size_t>(word * panel_rows + at)] |= 1u << (column % mask_columns);
   }
+}
+
+// From rows of values to units of them (sparse.h).
+std::vector<std::byte> SparseStack::values_by_unit() {
+  const auto unit_words = [&](int64_t unit) { return words_.data() + unit * words_of_unit * panel_rows; };
+  const auto kept = [&](int64_t unit, int64_t row) {
+    return std::popcount(unit_words(unit)[row]) + std::popcount(unit_words(unit)[panel_rows + row]);
+  };
+  const int64_t units = static_cast<int64_t>(words_.size()) / (words_of_unit * panel_rows);
+  int64_t most = 0;
+  for (int64_t unit = 0; unit < units; ++unit) {
+    int64_t values = 0;
+    for (int64_t row = 0; row < panel_rows; ++row) values += kept(unit, row);
+    most = std::max(most, values);
+  }
+  view_.value_bytes = static_cast<int32_t>(align_up(dtype_bytes(form_.store, most), 16));
+  std::vector<std::byte> made(static_cast<size_t>(checked_multiply(units, view_.value_bytes, "weight")));
+  for (size_t s = 0; s < slots_.size(); ++s) {
+    const SparseSlot &slot = slots_[s];
+    const int64_t row_bytes = dtype_bytes(form_.store, part_columns(form_, 0, shapes_[s].columns));
+    for (int64_t panel = 0; panel < slot.panels; ++panel) {
+      std::array<int64_t, panel_rows> taken{};  // of each row
+      for (int64_t unit = slot.unit + panel * slot.units, end = unit + slot.units; unit < end; ++unit) {
+        std::byte *const to = made.data() + unit * view_.value_bytes;
+        int64_t index = 0;
+        for (int64_t row = 0; row < panel_rows; ++row) {
+          const std::byte *const from = values_.data() + first_value_[s] + (panel * panel_rows + row) * row_bytes;
+          int64_t &next = taken[static_cast<size_t>(row)];
+          for (int count = kept(unit, row); count > 0; --count) copy_element(form_.store, from, next++, to, index++);
+        }
+      }
+    }
+  }
+  return made;
 }
 
 void SparseStack::put_scales(size_t slot_index, int64_t row, const std::byte *scales) {
@@ -128,7 +176,7 @@ size_t SparseStack::finish(const std::shared_ptr<Device> &device) {
   view_.halves = halves_.view();
   view_.metadata = half() ? words : nullptr;
   view_.masks = half() ? nullptr : words;
-  view_.values = send(values_);
+  view_.values = half() ? nullptr : send(values_by_unit());
   view_.slots = reinterpret_cast<const SparseSlot *>(send(slots_));
   view_.scales = half() ? view_.halves.scales : send(scales_);
   values_ = {};
@@ -144,7 +192,7 @@ int64_t SparseStack::slot_bytes(size_t index) const {
   }
   const SparseSlot &slot = slots_[index];
   const int64_t rows = int64_t{slot.panels} * panel_rows;
-  return rows * (slot.row_bytes + 4 * slot.masks) +
+  return int64_t{slot.panels} * slot.units * (view_.value_bytes + 4 * words_of_unit * panel_rows) +
          (form_.scale < 0 ? 0 : dtype_bytes(form_.scale, rows * slot.groups));
 }
 

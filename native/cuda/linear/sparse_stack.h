@@ -33,15 +33,17 @@ class SparseStack {
   int64_t panel_metadata(const PackedSlot &slot) const;
   void put_half_metadata(size_t slot, int64_t row, const uint8_t *places);
   void put_values(size_t slot, int64_t row, const std::byte *values, const uint8_t *places);
+  std::vector<std::byte> values_by_unit();
   void put_scales(size_t slot, int64_t row, const std::byte *scales);
 
   moe_part form_{};
   bool gated_ = false;
   std::vector<Shape> shapes_;
-  PackedStack halves_;             // 2:4
-  std::vector<SparseSlot> slots_;  // n:m
-  std::vector<std::byte> values_, scales_;
-  std::vector<uint32_t> words_;  // metadata or masks
+  PackedStack halves_;                      // 2:4
+  std::vector<SparseSlot> slots_;           // n:m
+  std::vector<int64_t> first_value_;        // of each slot, in values_: bytes
+  std::vector<std::byte> values_, scales_;  // n:m: values by rows of panels
+  std::vector<uint32_t> words_;             // metadata or masks
   std::vector<Memory> memory_;
   SparseView view_;
 };

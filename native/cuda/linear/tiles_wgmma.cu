@@ -8,6 +8,7 @@
 // Blocks of one slot and the same panels are neighbours, so that W comes from memory once and then from L2.
 // Bound: operations. Share reached: not measured on a GPU yet.
 #include "linear/low_rank.h"
+#include "linear/quantize.h"
 #include "linear/tile_form.h"
 #include "linear/tile_stage.h"
 #include "linear/tile_sums.h"
@@ -179,6 +180,8 @@ __global__ void __launch_bounds__(wgmma_threads, 1)
     for (int i = 0; i < 4; ++i) tile.put(column * 8 + 2 * q + i % 2, warp, g + i / 2 * 8, total[column][i]);
   __syncthreads();
   tile.store_all(Epilogue(frame, a, block.slot), block, first_panel, a.panels);
+  quantize_finished_rows<wgmma_threads>(frame, a, block, blockIdx.x, gridDim.y,
+                                        {reinterpret_cast<int32_t *>(stage_area.data()), wgmma_threads / warp_lanes});
 #endif
 }
 

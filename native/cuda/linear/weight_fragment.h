@@ -23,6 +23,8 @@ namespace moe::cuda {
 
 inline constexpr int unit_columns = 64, unit_steps = 4;
 
+__host__ __device__ constexpr int row_element_bytes(RowForm form) { return form == RowForm::int8 ? 1 : 2; }
+
 // Two neighbours as bf16: `parts` pairs, each what is left of those before it rounded to nearest. Where a value, or its
 // first part, is not finite the other parts are zeros.
 template <int parts>

@@ -9,7 +9,7 @@ struct RouteArguments {
   Place logits, bias, group_of, given_ids, given_gates;
   Place ids, gates, row_of, token_of, gate_of, offsets;
   // Scratch, present where the node needs it.
-  Place counts;                // i32 [buckets, blocks]: choices of each block, then of those before it
+  Place counts;                // i32 [blocks, buckets]: choices of each block, then of those before it
   Place totals;                // i32 [buckets]
   Place keys;                  // u32 [E, largest T]: each expert's ranking of the tokens, where experts choose
   Place last;                  // u64 [E]: the last token that each expert takes

@@ -35,19 +35,31 @@ struct Candidates<0> {
   __device__ __forceinline__ uint32_t &operator[](int i) const { return row[32 * i + lane_of_thread()]; }
 };
 
-// One token's logits. The product of a router before it could put its result here instead of in memory.
-struct Logits {
+// One token's logits, in memory.
+struct StoredLogits {
   const void *data;
   int32_t dtype, score, experts;
-  int64_t first;
+  int64_t first = 0;
 
+  __device__ __forceinline__ void go_to(int64_t token) { first = token * experts; }
   __device__ __forceinline__ float operator[](int32_t expert) const {
     return clean_logit(score, load_float(dtype, data, first + expert));
   }
 };
+// Those that the block itself has summed: all tokens', [T, E].
+struct SummedLogits {
+  SharedArray<float> sums;
+  int32_t score, experts;
+  int first = 0;
+
+  __device__ __forceinline__ void go_to(int64_t token) { first = static_cast<int>(token) * experts; }
+  __device__ __forceinline__ float operator[](int32_t expert) const {
+    return clean_logit(score, ptx::load_shared(&sums[first + expert]));
+  }
+};
 
 // Reads the logits into the candidates, as bits. The divisor is summed in double, as operations.h asks: gates come from it.
-template <int n>
+template <int n, typename Logits>
 __device__ __forceinline__ Scoring read_logits(const RouteArguments &a, const Logits &logits,
                                                Candidates<n> &candidates) {
   const int count = candidates.count(logits.experts), lane = lane_of_thread();
@@ -84,6 +96,9 @@ struct Ranking {
   Basis basis;
   bool biased;
 
+  __device__ __forceinline__ bool keeps_logits(const Chosen &chosen) const {
+    return chosen.staged && basis == Basis::logits;
+  }
   // An approximate choice is this close to the choice itself, twice.
   __device__ __forceinline__ float tolerance(float choice) const {
     return 0x1p-18f * (fabsf(choice) + (biased ? 1.0f : 0.0f));
@@ -170,20 +185,22 @@ __device__ __forceinline__ bool limit_runs(const moe_route &route, const Ranking
 }
 
 // Sets the top_k best candidates, equal ones in order of index; −1 where there are no more. Lane j mod 32 sets choice j.
-// False where others may be the best by their scores.
+// False where others may be the best by their scores. Where logits are ranked a staged gate is set to its logit meanwhile,
+// so that nobody reads that again.
 template <int n>
 __device__ __forceinline__ bool take_best(const moe_route &route, const Ranking &ranking, Candidates<n> &candidates,
                                           const Chosen &chosen, int64_t token) {
   const int count = candidates.count(route.experts), lane = lane_of_thread();
   bool certain = true;
   int32_t own = -1, taken = -1;
-  uint32_t previous = 0;
+  uint32_t previous = 0, own_key = 0;
   for (int j = 0; j < route.top_k; ++j) {
     uint32_t key = 0;
 #pragma unroll
     for (int i = 0; i < count; ++i) key = max(key, candidates[i]);
     const uint32_t best = __reduce_max_sync(whole_warp, key);
     taken = -1;
+    if (lane == (j & 31)) own_key = best;
     if (best != 0) {
       uint32_t expert = UINT32_MAX;
 #pragma unroll
@@ -200,7 +217,10 @@ __device__ __forceinline__ bool take_best(const moe_route &route, const Ranking 
     if (lane == (j & 31)) own = taken;
     if ((j & 31) == 31 || j + 1 == route.top_k) {
       const int first = j & ~31;
-      if (first + lane < route.top_k) chosen.set_id(token, first + lane, own);
+      if (first + lane < route.top_k) {
+        chosen.set_id(token, first + lane, own);
+        if (ranking.keeps_logits(chosen)) chosen.set_gate(token, first + lane, value_of(own_key));
+      }
     }
   }
   if (ranking.basis == Basis::scores || previous == 0) return true;
@@ -211,9 +231,9 @@ __device__ __forceinline__ bool take_best(const moe_route &route, const Ranking 
   return __all_sync(whole_warp, certain) != 0;
 }
 
-// Chooses for a token; the ids are set, and the scoring returned for the gates.
-template <int n>
-__device__ __forceinline__ Scoring choose(const RouteArguments &a, const Frame *frame, const Logits &logits,
+// Chooses for a token; the ids are set, and what ranked them is returned for the gates.
+template <int n, typename Logits>
+__device__ __forceinline__ Ranking choose(const RouteArguments &a, const Frame *frame, const Logits &logits,
                                           Candidates<n> &candidates, const Chosen &chosen, int64_t token) {
   const void *const bias = at<void>(frame, a.bias);
   const bool runs = a.route.expert_groups > 1, plain = bias == nullptr && !runs;
@@ -225,8 +245,7 @@ __device__ __forceinline__ Scoring choose(const RouteArguments &a, const Frame *
     const Ranking ranking{read_logits(a, logits, candidates), basis, bias != nullptr};
     rank_candidates(a, bias, ranking, candidates);
     const bool certain = !runs || limit_runs(a.route, ranking, candidates);
-    if ((take_best(a.route, ranking, candidates, chosen, token) && certain) || basis == Basis::scores)
-      return ranking.scoring;
+    if ((take_best(a.route, ranking, candidates, chosen, token) && certain) || basis == Basis::scores) return ranking;
     basis = Basis::scores;
   }
 }

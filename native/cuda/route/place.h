@@ -11,6 +11,7 @@ namespace moe::cuda {
 struct Tally {
   SharedArray<int> next;     // [warps, buckets]
   SharedArray<int> start;    // [buckets + 1]
+  SharedArray<int> local;    // [buckets + 1]: where each bucket begins among the rows of this block; in a whole grid
   SharedArray<int> partial;  // [32]
 };
 
@@ -96,7 +97,7 @@ __device__ __forceinline__ void clear_tally(const Tally &tally, int buckets) {
   __syncwarp();
 }
 
-// Walks the tokens of this warp in order and counts. put(token, j, bucket, place, alike): the place of each choice in its
+// Walks the tokens of this warp in order and counts. put(token, j, bucket, place, leads, alike): the place of each choice in its
 // bucket is start + what was counted before it; choices without a bucket (−1) have none (−1).
 template <typename BucketOf, typename Put>
 __device__ __forceinline__ void walk(const Choices<BucketOf> &choices, const Tally &tally, int buckets,
@@ -116,7 +117,7 @@ __device__ __forceinline__ void walk(const Choices<BucketOf> &choices, const Tal
       if (bucket >= 0) {
         place = tally.start[bucket] + (choices.coalesces ? tally.next[row + bucket] - 1 : before + alike.before);
       }
-      put(token, first + lane, place, leads, alike);
+      put(token, first + lane, bucket, place, leads, alike);
     }
     __syncwarp();
   }
@@ -141,29 +142,93 @@ __device__ __forceinline__ int sum_warps(const Tally &tally, int buckets, int bu
   return before;
 }
 
-// As sum_warps over the blocks, by a warp: each lane sums neighbours.
-__device__ __forceinline__ int sum_blocks(int *counts, int blocks) {
-  constexpr int most = 8;
-  const int lane = lane_of_thread();
+// As sum_warps over the blocks, by a warp for 8 buckets from `bucket` on: a sector of each of 4 blocks at a time. Lane
+// 8·r + i sums neighbouring blocks for bucket i, and returns its sum over all blocks.
+inline constexpr int buckets_together = 8;
+__device__ __forceinline__ int sum_blocks(int *counts, int blocks, int buckets, int bucket) {
+  constexpr int most = 8, runs = 32 / buckets_together;
+  const int lane = lane_of_thread(), own = bucket + lane % buckets_together, run = lane / buckets_together;
   int before = 0;
-  for (int first = 0; first < blocks; first += 32 * most) {
-    const int each = min(most, (blocks - first + 31) / 32), begin = first + lane * each;
+  for (int first = 0; first < blocks; first += runs * most) {
+    const int each = min(most, (blocks - first + runs - 1) / runs), begin = first + run * each;
+    int *const from = counts + static_cast<int64_t>(begin) * buckets + own;
+    const int there = own < buckets ? min(each, blocks - begin) : 0;
     int count[most], sum = 0;
 #pragma unroll
     for (int i = 0; i < most; ++i) {
-      count[i] = i < each && begin + i < blocks ? ptx::load(counts + begin + i) : 0;
+      count[i] = i < there ? ptx::load(from + static_cast<int64_t>(i) * buckets) : 0;
       sum += count[i];
     }
-    int place = before + warp_exclusive_sum(sum);
-    before = __shfl_sync(whole_warp, place + sum, 31);
+    int place = before;
+#pragma unroll
+    for (int r = 0; r < runs; ++r) {
+      const int other = __shfl_sync(whole_warp, sum, r * buckets_together + lane % buckets_together);
+      if (r < run) place += other;
+      before += other;
+    }
 #pragma unroll
     for (int i = 0; i < most; ++i) {
-      if (i < each && begin + i < blocks) ptx::store(counts + begin + i, place);
+      if (i < there) ptx::store(from + static_cast<int64_t>(i) * buckets, place);
       place += count[i];
     }
   }
   return before;
 }
+
+// By all threads: from counts of buckets to where each begins; counts[buckets] becomes their sum.
+__device__ __forceinline__ void sum_buckets(const Tally &tally, const SharedArray<int> &counts, int buckets) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int each = (buckets + threads - 1) / threads, begin = min(buckets, thread * each);
+  const int end = min(buckets, begin + each);
+  int sum = 0;
+  for (int b = begin; b < end; ++b) sum += counts[b];
+  const int inside = warp_exclusive_sum(sum);
+  if (lane_of_thread() == 31) tally.partial[warp_of_thread()] = inside + sum;
+  __syncthreads();
+  int before = inside;
+  for (int warp = 0; warp < warp_of_thread(); ++warp) before += tally.partial[warp];
+  for (int b = begin; b < end; ++b) {
+    const int count = counts[b];
+    counts[b] = before;
+    before += count;
+  }
+  if (thread == threads - 1) counts[buckets] = before;
+  __syncthreads();
+}
+
+// The rows of a block in their order, so that neighbours are stored together: one block has them all, and in a whole grid
+// each bucket has a run of them.
+template <bool whole_grid>
+struct SortedRows {
+  SharedArray<int32_t> token, row;
+  SharedArray<float> gate;
+
+  __device__ __forceinline__ SortedRows(SharedCutter &shared, int most) {
+    token = shared.take<int32_t>(most);
+    gate = shared.take<float>(most);
+    if constexpr (whole_grid) row = shared.take<int32_t>(most);
+  }
+  __device__ __forceinline__ void set(const Tally &tally, int bucket, int own_row, int32_t own_token,
+                                      float own_gate) const {
+    int place = own_row;
+    if constexpr (whole_grid) {
+      place += tally.local[bucket] - tally.start[bucket];
+      ptx::store_shared(&row[place], own_row);
+    }
+    ptx::store_shared(&token[place], own_token);
+    ptx::store_shared(&gate[place], own_gate);
+  }
+  // By all threads; either may be null.
+  __device__ __forceinline__ void store(int count, int32_t *token_of, float *gate_of) const {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+      int to = i;
+      if constexpr (whole_grid) to = ptx::load_shared(&row[i]);
+      if (token_of != nullptr) ptx::store(token_of + to, ptx::load_shared(&token[i]));
+      if (gate_of != nullptr) ptx::store(gate_of + to, ptx::load_shared(&gate[i]));
+    }
+  }
+};
 
 // From counts of each warp to what was counted before it, in its own block (next) and in the blocks before (start).
 // contiguous: buckets follow one another, and `start` also holds where each begins; then block 0 has the plain beginnings.
@@ -172,50 +237,36 @@ __device__ __forceinline__ void sum_tally(const Team<whole_grid> &team, const Ro
                                           int buckets, bool contiguous) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), lane = lane_of_thread();
   int *const counts = at<int>(team.frame, a.counts), *const totals = at<int>(team.frame, a.totals);
-  int *const own = counts + team.block();
+  int *const own = counts + static_cast<int64_t>(team.block()) * buckets;
   int ahead = 0;  // own count of bucket `thread`, asked for before the sums over the buckets
   __syncthreads();
   for (int b = thread; b < buckets; b += threads) {
     const int sum = sum_warps(tally, buckets, b);
     if constexpr (whole_grid) {
-      ptx::store(own + static_cast<int64_t>(b) * team.blocks(), sum);
+      ptx::store(own + b, sum);
+      if (contiguous) tally.local[b] = sum;
     } else {
       tally.start[b] = contiguous ? sum : 0;
     }
   }
   if constexpr (whole_grid) {
     team.meet();
-    for (int b = team.warp(); b < buckets; b += team.warps()) {
-      const int total = sum_blocks(counts + static_cast<int64_t>(b) * team.blocks(), team.blocks());
-      if (lane == 0) ptx::store(totals + b, total);
+    for (int b = buckets_together * team.warp(); b < buckets; b += buckets_together * team.warps()) {
+      const int total = sum_blocks(counts, team.blocks(), buckets, b);
+      if (lane < min(buckets_together, buckets - b)) ptx::store(totals + b + lane, total);
     }
     team.meet();
     for (int b = thread; b < buckets; b += threads) tally.start[b] = contiguous ? ptx::load(totals + b) : 0;
-    if (thread < buckets && team.block() > 0) ahead = ptx::load(own + static_cast<int64_t>(thread) * team.blocks());
+    if (thread < buckets && team.block() > 0) ahead = ptx::load(own + thread);
   }
   __syncthreads();
   if (contiguous) {
-    const int each = (buckets + threads - 1) / threads, begin = min(buckets, thread * each);
-    const int end = min(buckets, begin + each);
-    int sum = 0;
-    for (int b = begin; b < end; ++b) sum += tally.start[b];
-    const int inside = warp_exclusive_sum(sum);
-    if (lane == 31) tally.partial[warp_of_thread()] = inside + sum;
-    __syncthreads();
-    int before = inside;
-    for (int warp = 0; warp < warp_of_thread(); ++warp) before += tally.partial[warp];
-    for (int b = begin; b < end; ++b) {
-      const int count = tally.start[b];
-      tally.start[b] = before;
-      before += count;
-    }
-    if (thread == threads - 1) tally.start[buckets] = before;
-    __syncthreads();
+    sum_buckets(tally, tally.start, buckets);
+    if constexpr (whole_grid) sum_buckets(tally, tally.local, buckets);
   }
   if constexpr (whole_grid) {
     if (team.block() > 0) {
-      for (int b = thread; b < buckets; b += threads)
-        tally.start[b] += b == thread ? ahead : ptx::load(own + static_cast<int64_t>(b) * team.blocks());
+      for (int b = thread; b < buckets; b += threads) tally.start[b] += b == thread ? ahead : ptx::load(own + b);
     }
     __syncthreads();
   }

@@ -2,8 +2,11 @@
 #include <algorithm>
 
 #include "host/device.h"
+#include "linear/bank.h"
+#include "linear/parts.h"
 #include "moe/dtype.h"
 #include "route/arguments.h"
+#include "route/router.h"
 
 namespace moe::cuda {
 namespace {
@@ -18,7 +21,8 @@ struct Plan {
   Grid grid{};
   Work work{};
   int candidates = 0;  // as launch_route_small
-  bool small = false;
+  bool small = false, fused = false;
+  RouterArguments router{};  // where the product of the router is fused: all but `route`
   int64_t scratch_bytes = 0;
 
   // Cuts `count` elements of `bytes` from scratch.
@@ -34,11 +38,14 @@ struct Plan {
 
 void plan_block(const Device &device, int64_t tokens, int64_t buckets, Plan &plan) {
   RouteArguments &a = plan.arguments;
-  const int64_t most_warps = route_threads(plan.candidates) / 32;
+  const int64_t most_warps = plan.fused ? router_warps : route_threads(plan.candidates) / 32;
   const int64_t maps = !a.group_of.present() ? 0 : a.coalesces() ? 1 : 2;
   // 32: partial sums; 16 bytes for the alignment of each array.
-  const int64_t fixed = word * (buckets + 1 + 32 + maps * a.route.experts) + 7 * 16;
-  const int64_t fit = (static_cast<int64_t>(device.shared_bytes()) - staged_bytes - fixed) / (word * buckets);
+  const int64_t fixed = word * ((plan.small ? 1 : 2) * (buckets + 1) + 32 + maps * a.route.experts) + 11 * 16;
+  // Ids and gates in the order of the choices, and tokens, gates and (of many blocks) rows in that of the rows.
+  const int64_t choice_words = plan.small ? 4 : 5, most_choices = staged_bytes / (2 * word);
+  const int64_t fit =
+      (static_cast<int64_t>(device.shared_bytes()) - choice_words * word * most_choices - fixed) / (word * buckets);
   if (fit < 1)
     throw Error(
         MOE_UNSUPPORTED, "route.experts",
@@ -48,15 +55,33 @@ void plan_block(const Device &device, int64_t tokens, int64_t buckets, Plan &pla
   const int64_t multiprocessors = device.multiprocessors();
   int64_t warps = std::max<int64_t>(1, tokens), blocks = 1;
   if (!plan.small) warps = tokens <= most_warps / 2 * multiprocessors ? most_warps / 2 : most_warps;
-  if (experts_choose) warps = most_warps;
+  if (experts_choose || plan.fused) warps = most_warps;
   warps = std::min({warps, fit, most_warps});
   if (!plan.small) blocks = experts_choose ? multiprocessors : std::min(multiprocessors, (tokens + warps - 1) / warps);
-  const int64_t each = (tokens + warps * blocks - 1) / (warps * blocks),
-                staged = 2 * word * each * a.route.top_k * warps;
-  if (staged <= staged_bytes) a.staged_tokens = static_cast<int32_t>(std::max<int64_t>(1, each));
+  const int64_t each = std::max<int64_t>(1, (tokens + warps * blocks - 1) / (warps * blocks));
+  const int64_t choices = each * a.route.top_k * warps;
+  const bool staged = choices <= most_choices;
+  if (staged) a.staged_tokens = static_cast<int32_t>(each);
   plan.grid = {dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(32 * warps),
-               static_cast<size_t>(fixed + word * buckets * warps + (staged <= staged_bytes ? staged : 0)),
+               static_cast<size_t>(fixed + word * (buckets * warps + (staged ? choice_words * choices : 0))),
                !plan.small};
+}
+
+// What the product moves and computes beside route itself, and the grid that it asks for.
+void plan_product(const Device &device, const Node &node, Plan &plan) {
+  const Node &linear = *node.product;
+  const Operand &x = linear.input[x_input];
+  const Bank &bank = *linear.input[weight_input].bank;
+  RouterArguments &a = plan.router = router_arguments(device, linear);
+  const int64_t tokens = x.rows(), padded = int64_t{a.panels} * panel_rows, experts = plan.arguments.route.experts;
+  const int64_t most = tokens == 1 ? 1 : most_router_tokens;
+  a.parts = plan.cut(node, a.splits * tokens * padded, word);
+  plan.grid.blocks = dim3(static_cast<unsigned>(a.panels), static_cast<unsigned>(a.splits));
+  plan.grid.shared_bytes += static_cast<size_t>(word * most * (router_warps * panel_rows + experts) + 3 * 16);
+  plan.work.kernel = "router";
+  plan.work.bytes += bank.base().slot_bytes(0) + a.panels * dtype_bytes(x.dtype, x.elements()) +
+                     word * a.splits * tokens * (padded + experts) + (a.bias != nullptr ? word * experts : 0);
+  plan.work.operations += 2 * tokens * experts * a.width;
 }
 
 Plan make_plan(const Device &device, const Node &node) {
@@ -88,6 +113,7 @@ Plan make_plan(const Device &device, const Node &node) {
   const int64_t buckets = drops ? std::max<int64_t>(a.buckets(), experts) : a.buckets();
   a.largest_tokens = tokens;
   plan.small = tokens <= small_tokens;
+  plan.fused = node.product != nullptr;
   plan.candidates = experts <= 128 ? 4 : experts <= 256 ? 8 : experts <= 512 ? 16 : 0;
   plan_block(device, tokens, buckets, plan);
 
@@ -107,18 +133,23 @@ Plan make_plan(const Device &device, const Node &node) {
   }
   if (plan.candidates == 0) a.rows = plan.cut(node, warps * ((experts + 31) / 32 * 32), word);
 
-  // Logits are read once for all scores, and again where chosen. An expert's search reads its column once a bit.
+  // Logits are read once for all scores, and again where chosen if something else is ranked. An expert's search reads its
+  // column once a bit.
   int64_t words = 0;
   for (int i = 0; i < 5; ++i) words += node.output[static_cast<size_t>(i)] ? choices : 0;
   if (a.staged_tokens == 0) words += choices * (drops ? 8 : 6);  // written early, and read by each walk
-  const int64_t logit_bytes = a.scored() ? dtype_bytes(logits.dtype, logits.elements() + choices) : 0;
+  const bool kept =
+      a.staged_tokens > 0 && !a.bias.present() && a.route.expert_groups <= 1 && !experts_choose && !node.input[3];
+  const int64_t read = logits.elements() + (kept ? 0 : choices);
+  const int64_t logit_bytes = a.scored() && !plan.fused ? dtype_bytes(logits.dtype, read) : 0;
   const int64_t given = node.input[3] ? word * choices : 0;
   const int64_t gates = node.input[4] ? dtype_bytes(node.input[4].dtype, choices) : 0;
-  const int64_t counted = plan.small ? 0 : word * buckets * (4 * blocks + 1) * (drops ? 2 : 1);
+  const int64_t counted = plan.small ? 0 : word * buckets * 5 * blocks * (drops ? 2 : 1);
   const int64_t rows = plan.candidates == 0 ? 4 * word * tokens * experts : 0;
   plan.work = {plan.small ? "route_small" : "route_large",
                logit_bytes + given + gates + word * (words + a.route.slots + 1) + counted + rows + 36 * word * scores,
                tokens * experts * 8};
+  if (plan.fused) plan_product(device, node, plan);
   return plan;
 }
 
@@ -127,7 +158,11 @@ Plan make_plan(const Device &device, const Node &node) {
 int64_t scratch_route(const Device &device, const Node &node) { return make_plan(device, node).scratch_bytes; }
 
 void launch_route(const Node &node, Launcher &launcher) {
-  const Plan plan = make_plan(launcher.device(), node);
+  Plan plan = make_plan(launcher.device(), node);
+  if (plan.fused) {
+    plan.router.route = plan.arguments;
+    return launch_router(launcher, plan.work, plan.grid, plan.candidates, plan.router);
+  }
   const auto launch = plan.small ? launch_route_small : launch_route_large;
   launch(launcher, plan.work, plan.grid, plan.candidates, plan.arguments);
 }

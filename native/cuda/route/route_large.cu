@@ -1,9 +1,9 @@
 // route, many tokens: one cooperative launch of at most a block a multiprocessor.
 //
-// Layout: as route_small; scratch: counts [buckets, blocks], totals [buckets]. Each warp of the grid has tokens in a row.
-// Phases: choose and count → barrier → a warp a bucket sums over the blocks → barrier → each block sums over the buckets and
-// places. Two barriers instead of each block reading all counts: what is read then grows with buckets · blocks once, not
-// once a block.
+// Layout: as route_small; scratch: counts [blocks, buckets], totals [buckets]. Each warp of the grid has tokens in a row.
+// Phases: choose and count → barrier → a warp sums 8 buckets over the blocks → barrier → each block sums over the buckets,
+// and places its rows, a run of each bucket that begins and ends anywhere in a sector. Two barriers instead of each block
+// reading all counts: what is read then grows with buckets · blocks once, not once a block.
 // Bound: bytes of the logits; the selection, about 60 instructions a choice and warp, takes as long. Share reached: not
 // measured on a GPU yet.
 #include "route/route_tokens.h"

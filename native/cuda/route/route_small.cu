@@ -1,7 +1,8 @@
 // route, few tokens: one block does all.
 //
 // Layout: logits [T, E]; ids, gates, row_of [T, K]; token_of, gate_of [R = T·K]; offsets [S + 1]; all dense, row-major. A
-// warp chooses for one or two tokens; the counts of each warp, [warps, buckets], stay in shared memory.
+// warp chooses for one or two tokens; the counts of each warp, [warps, buckets], stay in shared memory, where the rows are
+// sorted too, so that they are stored in whole sectors.
 // Bound: the latency of the launch and of a handful of dependent steps: a barrier of a block costs a fraction of one of the
 // grid, so up to 64 tokens one block is faster than all. Share reached: not measured on a GPU yet.
 #include "route/route_tokens.h"

@@ -55,19 +55,20 @@ __device__ __forceinline__ void set_gates(const moe_route &route, const Chosen &
 }
 
 // Ids and gates of the tokens of this warp.
-template <int n, bool whole_grid>
-__device__ __forceinline__ void choose_tokens(const Team<whole_grid> &team, const RouteArguments &a, int64_t tokens,
-                                              TokenRange own, Candidates<n> &candidates, const Chosen &chosen) {
+template <int n, bool whole_grid, typename Logits>
+__device__ __forceinline__ void choose_tokens(const Team<whole_grid> &team, const RouteArguments &a, Logits logits,
+                                              int64_t tokens, TokenRange own, Candidates<n> &candidates,
+                                              const Chosen &chosen) {
   const Frame *const frame = team.frame;
   const int32_t top_k = a.route.top_k, experts = a.route.experts;
-  Logits logits{at<void>(frame, a.logits), a.logits.dtype, a.route.score, experts, 0};
   const int32_t *const given_ids = at<int32_t>(frame, a.given_ids);
   const void *const given_gates = at<void>(frame, a.given_gates);
   const auto *const keys = at<uint32_t>(frame, a.keys);
   if (a.experts_choose()) take_tokens(team, a, logits, tokens, own, candidates, chosen);
   for (int64_t t = own.begin; t < own.end; ++t) {
     Scoring scoring{};
-    logits.first = t * experts;
+    bool kept = false;  // the logit of each choice, in place of its gate
+    logits.go_to(t);
     if (given_ids != nullptr) {
       for (int32_t j = lane_of_thread(); j < top_k; j += 32) {
         const int32_t id = ptx::load(given_ids + t * top_k + j);
@@ -75,13 +76,16 @@ __device__ __forceinline__ void choose_tokens(const Team<whole_grid> &team, cons
       }
       if (a.scored()) scoring = read_logits(a, logits, candidates);
     } else if (!a.experts_choose()) {
-      scoring = choose(a, frame, logits, candidates, chosen, t);
+      const Ranking ranking = choose(a, frame, logits, candidates, chosen, t);
+      scoring = ranking.scoring;
+      kept = ranking.keeps_logits(chosen);
     }
     set_gates(a.route, chosen, t, [&](int32_t j) {
       const int32_t id = chosen.id(t, j);
       if (id < 0) return 0.0f;
       if (given_gates != nullptr) return load_float(a.given_gates.dtype, given_gates, t * top_k + j);
-      return keys != nullptr ? value_of(ptx::load(keys + id * a.largest_tokens + t)) : scoring(logits[id]);
+      return keys != nullptr ? value_of(ptx::load(keys + id * a.largest_tokens + t))
+                             : scoring(kept ? chosen.gate(t, j) : logits[id]);
     });
   }
 }
@@ -93,9 +97,9 @@ __device__ __forceinline__ void drop_choices(const Team<whole_grid> &team, const
   const auto expert = [](int32_t id) { return id; };
   const Choices<decltype(expert)> choices{chosen, a.chosen(), false, expert};
   clear_tally(tally, a.route.experts);
-  walk(choices, tally, a.route.experts, own, false, [](int64_t, int32_t, int, bool, const Alike &) {});
+  walk(choices, tally, a.route.experts, own, false, [](int64_t, int32_t, int, int, bool, const Alike &) {});
   sum_tally(team, a, tally, a.route.experts, false);
-  walk(choices, tally, a.route.experts, own, false, [&](int64_t token, int32_t j, int place, bool, const Alike &) {
+  walk(choices, tally, a.route.experts, own, false, [&](int64_t token, int32_t j, int, int place, bool, const Alike &) {
     if (place < a.route.capacity) return;
     chosen.set_id(token, j, -1);
     chosen.set_gate(token, j, 0.0f);
@@ -104,19 +108,20 @@ __device__ __forceinline__ void drop_choices(const Team<whole_grid> &team, const
   __syncthreads();
 }
 
-template <int n, bool whole_grid>
-__device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArguments &a) {
+template <int n, bool whole_grid, typename Logits>
+__device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArguments &a, const Logits &logits,
+                                             SharedCutter &shared) {
   const Team<whole_grid> team{frame};
   const int64_t tokens = rows(frame, a.chosen() ? a.given_ids : a.logits);
   const int32_t top_k = a.route.top_k, slots = a.route.slots;
   const int buckets = a.buckets(), most_buckets = a.drops() ? max(buckets, a.route.experts) : buckets;
   const int32_t *const group_of = at<int32_t>(frame, a.group_of);
 
-  SharedCutter shared;
   Tally tally;
   tally.next = shared.take<int>(team.block_warps() * most_buckets);
   tally.start = shared.take<int>(most_buckets + 1);
   tally.partial = shared.take<int>(32);
+  if constexpr (whole_grid) tally.local = shared.take<int>(most_buckets + 1);
   ExpertMap map;
   if (group_of != nullptr) {
     map.bucket = shared.take<int>(a.route.experts);
@@ -134,34 +139,38 @@ __device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArgu
     chosen.staged_ids = {ids.data() + first, each};
     chosen.staged_gates = {gates.data() + first, each};
   }
+  const SortedRows<whole_grid> sorted(shared, team.block_warps() * a.staged_tokens * top_k);
   Candidates<n> candidates;
   if constexpr (n == 0)
     candidates.row =
         at<uint32_t>(frame, a.rows) + static_cast<int64_t>(team.warp()) * ((a.route.experts + 31) / 32 * 32);
-  choose_tokens(team, a, tokens, own, candidates, chosen);
+  choose_tokens(team, a, logits, tokens, own, candidates, chosen);
   if (a.drops()) drop_choices(team, a, tally, own, chosen);
 
   const auto bucket_of = [&](int32_t id) { return id < 0 || group_of == nullptr ? id : map.bucket[id]; };
   const bool coalesces = a.coalesces();
   const Choices<decltype(bucket_of)> choices{chosen, a.chosen() || coalesces, coalesces, bucket_of};
   clear_tally(tally, buckets);
-  walk(choices, tally, buckets, own, false, [](int64_t, int32_t, int, bool, const Alike &) {});
+  walk(choices, tally, buckets, own, false, [](int64_t, int32_t, int, int, bool, const Alike &) {});
   sum_tally(team, a, tally, buckets, true);
 
   int32_t *const ids = chosen.staged ? at<int32_t>(frame, a.ids) : nullptr;
   float *const gates = chosen.staged ? at<float>(frame, a.gates) : nullptr;
   int32_t *const row_of = at<int32_t>(frame, a.row_of), *const token_of = at<int32_t>(frame, a.token_of);
   float *const gate_of = at<float>(frame, a.gate_of);
-  walk(choices, tally, buckets, own, coalesces, [&](int64_t token, int32_t j, int row, bool leads, const Alike &alike) {
-    const int64_t choice = token * top_k + j;
-    if (ids != nullptr) ptx::store(ids + choice, chosen.id(token, j));
-    if (gates != nullptr) ptx::store(gates + choice, chosen.gate(token, j));
-    if (row_of != nullptr) ptx::store(row_of + choice, row);
-    if (row < 0 || (coalesces && !leads)) return;
-    if (token_of != nullptr) ptx::store(token_of + row, static_cast<int32_t>(token));
-    if (gate_of != nullptr)
-      ptx::store(gate_of + row, coalesces ? static_cast<float>(alike.gate) : chosen.gate(token, j));
-  });
+  walk(choices, tally, buckets, own, coalesces,
+       [&](int64_t token, int32_t j, int bucket, int row, bool leads, const Alike &alike) {
+         const int64_t choice = token * top_k + j;
+         if (ids != nullptr) ptx::store(ids + choice, chosen.id(token, j));
+         if (gates != nullptr) ptx::store(gates + choice, chosen.gate(token, j));
+         if (row_of != nullptr) ptx::store(row_of + choice, row);
+         if (row < 0 || (coalesces && !leads)) return;
+         const float gate = coalesces ? static_cast<float>(alike.gate) : chosen.gate(token, j);
+         if (chosen.staged) return sorted.set(tally, bucket, row, static_cast<int32_t>(token), gate);
+         if (token_of != nullptr) ptx::store(token_of + row, static_cast<int32_t>(token));
+         if (gate_of != nullptr) ptx::store(gate_of + row, gate);
+       });
+  if (chosen.staged) sorted.store((whole_grid ? tally.local : tally.start)[buckets], token_of, gate_of);
 
   int32_t *const offsets = at<int32_t>(frame, a.offsets);
   if (offsets == nullptr || team.block() > 0) return;
@@ -177,6 +186,14 @@ __device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArgu
     }
     ptx::store(offsets + s, first);
   }
+}
+
+// Of logits in memory.
+template <int n, bool whole_grid>
+__device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArguments &a) {
+  SharedCutter shared;
+  const StoredLogits logits{at<void>(frame, a.logits), a.logits.dtype, a.route.score, a.route.experts};
+  route_tokens<n, whole_grid>(frame, a, logits, shared);
 }
 
 }  // namespace moe::cuda

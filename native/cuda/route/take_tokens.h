@@ -38,7 +38,7 @@ __device__ __forceinline__ LastTaken find_last_taken(const uint32_t *keys, int64
 }
 
 // Scores the tokens of this warp, finds what each expert takes, and sets the ids of this warp's tokens.
-template <int n, bool whole_grid>
+template <int n, bool whole_grid, typename Logits>
 __device__ __forceinline__ void take_tokens(const Team<whole_grid> &team, const RouteArguments &a, Logits logits,
                                             int64_t tokens, TokenRange own, Candidates<n> &candidates,
                                             const Chosen &chosen) {
@@ -47,7 +47,7 @@ __device__ __forceinline__ void take_tokens(const Team<whole_grid> &team, const 
   auto *const keys = at<uint32_t>(team.frame, a.keys);
   auto *const last = at<LastTaken>(team.frame, a.last);
   for (int64_t t = own.begin; t < own.end; ++t) {
-    logits.first = t * experts;
+    logits.go_to(t);
     const Scoring scoring = read_logits(a, logits, candidates);
     const int count = candidates.count(experts);
 #pragma unroll

@@ -71,6 +71,7 @@ inline constexpr moe::simt::Builtin<moe::simt::grid_size> gridDim{};
 // ---- barriers, votes, shuffles ------------------------------------------------------------------------------------ //
 
 inline void __syncthreads() { moe::simt::block_barrier(0, 0); }
+inline int __syncthreads_or(int predicate) { return moe::simt::block_vote(predicate != 0); }
 inline void __syncwarp(uint32_t mask = moe::simt::all_lanes) { moe::simt::meet_and_order(mask); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}

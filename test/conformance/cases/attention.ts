@@ -21,6 +21,17 @@ interface Options {
   /** Changes the pages table: [sequences · P]. */
   pages?: (pages: Int32Array) => void;
   lengths?: (lengths: Int32Array) => void;
+  /** NaN and infinities in all places of the caches that hold none of the past keys. */
+  stale?: boolean;
+  /** Tokens of the first run with NaN and infinities in every other column of their key or value. */
+  spoiled?: { readonly k?: readonly number[]; readonly v?: readonly number[] };
+}
+
+const noNumbers = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY] as const;
+
+/** Every other element from `from` to `to`. */
+function spoil(data: Float32Array, from: number, to: number): void {
+  for (let i = from; i < to; i += 2) data[i] = noNumbers[(i >> 1) % 3] as number;
 }
 
 function attend(title: string, options: Options): Case {
@@ -52,10 +63,28 @@ async function build(k: Kit, options: Options): Promise<void> {
     lengths.push(before.slice());
   }
   for (const counts of lengths) options.lengths?.(counts);
-  const flow = (name: string, width: number) =>
-    k.input(name, dtype, ['tokens', width], ...sequence.map((tokens) => k.normal(tokens.length * width)));
+  const flow = (name: 'q' | 'k' | 'v', width: number) => {
+    const data = sequence.map((tokens) => k.normal(tokens.length * width));
+    const tokens = name === 'q' ? [] : (options.spoiled?.[name] ?? []);
+    for (const token of tokens) spoil(data[0] as Float32Array, token * width, (token + 1) * width);
+    return k.input(name, dtype, ['tokens', width], ...data);
+  };
   const caches = [pageCount, pageSize, kvHeads * size] as const;
-  const held = () => (options.past ? k.normal(caches[0] * caches[1] * caches[2]) : undefined);
+  const pastPlaces = new Set(
+    past.flatMap((count, s) =>
+      Array.from({ length: count }, (_, p) => {
+        const page = pages[s * perSequence + Math.floor(p / pageSize)] as number;
+        return page * pageSize + (p % pageSize);
+      }),
+    ),
+  );
+  const held = () => {
+    if (!options.past && !options.stale) return undefined;
+    const data = k.normal(caches[0] * caches[1] * caches[2]);
+    for (let place = 0; options.stale && place < caches[0] * caches[1]; place++)
+      if (!pastPlaces.has(place)) spoil(data, place * caches[2], (place + 1) * caches[2]);
+    return data;
+  };
   const y = k.g.attention({
     q: flow('q', heads * size),
     k: flow('k', kvHeads * size),
@@ -223,5 +252,81 @@ export const attention: readonly Case[] = [
     ],
   }),
   attend('f32 over a bf16 cache, heads of 200', { heads: 1, kvHeads: 1, size: 200, cache: 'bf16', runs: [[70], [1]] }),
+  // What a row does not see must not reach it: 0 · NaN is NaN.
+  attend('f32, stale places and later tokens that are no numbers', {
+    ...small,
+    stale: true,
+    spoiled: { v: [23, 58], k: [61] },
+    runs: [
+      [40, 30],
+      [1, 1],
+    ],
+  }),
+  attend('f32 over a bf16 cache, window, keys and values that are no numbers', {
+    heads: 2,
+    kvHeads: 1,
+    size: 64,
+    cache: 'bf16',
+    window: 9,
+    stale: true,
+    past: [7],
+    spoiled: { v: [3, 37], k: [20] },
+    runs: [[70], [1]],
+  }),
+  attend('bf16, stale places and later tokens that are no numbers, heads of 128', {
+    heads: 4,
+    kvHeads: 1,
+    size: 128,
+    dtype: 'bf16',
+    cache: 'bf16',
+    stale: true,
+    past: [5, 70],
+    spoiled: { v: [30, 77], k: [88] },
+    runs: [
+      [64, 30],
+      [1, 1],
+    ],
+  }),
+  attend('f16, window, keys and values that are no numbers, heads of 40', {
+    heads: 2,
+    kvHeads: 2,
+    size: 40,
+    dtype: 'f16',
+    cache: 'f16',
+    window: 9,
+    stale: true,
+    spoiled: { v: [3, 37], k: [50, 75] },
+    runs: [[90], [1]],
+  }),
+  attend('bf16, a later value that is no number, heads of 256', {
+    heads: 1,
+    kvHeads: 1,
+    size: 256,
+    dtype: 'bf16',
+    cache: 'bf16',
+    stale: true,
+    spoiled: { v: [33] },
+    runs: [[50]],
+  }),
+  attend('decode on pages of 24 after stale ones, 5 heads over one', {
+    heads: 10,
+    kvHeads: 2,
+    size: 72,
+    pageSize: 24,
+    dtype: 'f16',
+    cache: 'f16',
+    stale: true,
+    past: [300, 20],
+    runs: [[1, 1]],
+  }),
+  attend('decode on pages of 3 after stale ones, f32', {
+    heads: 2,
+    kvHeads: 1,
+    size: 64,
+    pageSize: 3,
+    stale: true,
+    past: [140, 1],
+    runs: [[1, 1]],
+  }),
   attend('no tokens', { ...small, runs: [[0, 0]] }),
 ];

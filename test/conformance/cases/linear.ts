@@ -102,6 +102,21 @@ const denseCases: readonly Case[] = [
         },
       }),
     ),
+  ...([{ format: 'f32' }, { format: 'f16' }, bf16] as const).map(
+    (format): Case => ({
+      title: `${formatName(format)} exact, the largest floats`,
+      bound: 'sum',
+      k: 128,
+      async build(k) {
+        const data = new Float32Array(3 * 128);
+        data.set([3.4028234e38, 3.396e38, 3.389e38], 7);
+        data.set([-3.4028234e38, 1e38], 128 + 64);
+        data.fill(-3.4e38, 256 + 126);
+        const weight = await k.weight({ in: 128, out: 60, format });
+        k.output('y', k.g.linear(k.input('x', 'f32', ['tokens', 128], data), weight, { mode: 'exact' }));
+      },
+    }),
+  ),
 ];
 
 interface Grouped {

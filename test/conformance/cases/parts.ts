@@ -206,4 +206,75 @@ export const parts: readonly Case[] = [
         },
       }),
     ),
+  // A base, a sparse part, a low-rank one and biases in one sum; S reads x as the base does, or in a form of its own.
+  ...[
+    { format: int4, ...sparse(2, 4, int4), lowRank: { rank: 8 } },
+    { format: int8, ...sparse(2, 4, { format: 'int8', groupSize: 32 }), lowRank: { rank: 5 }, ...rows(3, bf16) },
+    { format: bf16, ...sparse(2, 4, bf16), lowRank: { rank: 17, format: f16 } },
+    { format: f16, ...sparse(2, 4, f16) },
+    { format: int4, ...sparse(2, 4, bf16), lowRank: { rank: 8 } },
+    { format: f32, ...sparse(2, 4, { format: 'int4', groupSize: 64 }) },
+    { format: { ...int4, dual: true }, ...sparse(2, 4, int8) },
+    { format: bf16, ...sparse(2, 4, f32) },
+    { format: int8, ...sparse(1, 4, int8), lowRank: { rank: 8 } },
+  ].flatMap((form: Parts) =>
+    modesOf(form).flatMap((mode) => [
+      ...[1, 5, 40, 130].map((tokens) =>
+        linear(`${tokens} tokens, 260 → 136`, form, mode, {
+          tokens,
+          in: 260,
+          out: 136,
+          bias: true,
+          activation: 'relu',
+        }),
+      ),
+      linear('40 tokens, gated', form, mode, { tokens: 40, in: 192, out: 60, bias: true, activation: 'swiglu' }),
+      linear('60 experts, top 4, gated', form, mode, {
+        experts: 60,
+        tokens: 9,
+        in: 72,
+        out: 44,
+        bias: true,
+        activation: 'geglu',
+      }),
+      linear('3 experts, 70 tokens', form, mode, { experts: 3, topK: 2, tokens: 70, in: 136, out: 72, bias: true }),
+    ]),
+  ),
+  linear(
+    'ranks from 0',
+    { format: int4, baseOf: merged(5, 2), ...sparse(2, 4, int4), lowRank: { rank: ragged(5, 9) } },
+    'exact',
+    { experts: 5, topK: 2, tokens: 33, in: 72, out: 60, bias: true },
+  ),
+  linear('some widths differ', { format: int8, ...sparse(2, 4, int8), lowRank: { rank: ragged(5, 4) } }, 'exact', {
+    experts: 5,
+    topK: 2,
+    tokens: 70,
+    in: 60,
+    out: 72,
+    inOf: [60, 7, 1, 33, 60],
+    outOf: [72, 72, 5, 60, 24],
+  }),
+  // What a row does not use cannot reach it.
+  ...[
+    sparse(2, 4, bf16),
+    sparse(1, 4, bf16),
+    sparse(2, 8, f16),
+    sparse(4, 8, { format: 'int8', groupSize: 64 }),
+    sparse(3, 7, { format: 'int4', groupSize: 'channel' }),
+    sparse(11, 45, f32),
+  ].map(
+    (form): Case => ({
+      title: `${nameOf(form)} exact, infinities and NaN at inputs that few rows keep`,
+      bound: 'sum',
+      k: 200,
+      async build(k) {
+        const data = k.normal(4 * 200);
+        [data[203], data[277], data[390]] = [Infinity, NaN, -Infinity];
+        [data[433], data[799]] = [-Infinity, Infinity];
+        const weight = await k.weight({ in: 200, out: 60, ...form });
+        k.output('y', k.g.linear(k.input('x', 'f32', ['tokens', 200], data), weight, { mode: 'exact' }));
+      },
+    }),
+  ),
 ];
