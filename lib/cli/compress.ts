@@ -1,15 +1,14 @@
-import { access, constants, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { Command, Option } from 'commander';
-import { exists, readWhole, unwritable } from '../checkpoint/files.ts';
+import { readWhole } from '../checkpoint/files.ts';
 import { parseObject } from '../checkpoint/json.ts';
 import { type CompressOptions, compress as compressModel } from '../compress/compress.ts';
 import { isRecipeName, recipeNames } from '../compress/recipe/presets.ts';
 import { parseRecipe, type RecipeInput } from '../compress/recipe/schema.ts';
-import { renderReport } from '../compress/report/report.ts';
 import { defaultRatios, sweep } from '../compress/sweep.ts';
 import { MoeError } from '../errors.ts';
 import type { WeightFormat } from '../weight/format.ts';
+import { checkReport, writeReport } from './compress-report.ts';
 import { abortOnInterrupt } from './interrupt.ts';
 import {
   type CommonOptions,
@@ -98,7 +97,7 @@ export function compressCommand(): Command {
       ratioList,
     )
     .option('--text <file>', 'held-out text of a sweep')
-    .option('--report <file>', 'write an HTML report')
+    .option('--report <file>', 'write a report: HTML, or all of its data where the name ends in .json')
     .option('--force', 'replace an existing model in the output folder')
     .option('--resume', 'go on with what a stopped run left in <out>.partial')
     .addOption(deviceOption())
@@ -126,7 +125,7 @@ async function compress(folder: string, options: CompressCommandOptions): Promis
   });
   progress.end();
   const { recipe, layers, bytes, parameters, seconds } = result;
-  if (report !== undefined) await writeReport(report, renderReport({ title: `${folder} → ${out}`, recipe, layers }));
+  if (report !== undefined) await writeReport(report, { source: folder, out }, result, device);
   if (json) {
     const { name, ...settings } = recipe;
     const decided = layers.map(({ similarity: _, ...layer }) => layer);
@@ -204,20 +203,4 @@ async function readRecipe(file: string): Promise<RecipeInput> {
 async function pick(options: CompressCommandOptions): Promise<CompressOptions> {
   const { report: _, json: __, threads: ___, device: ____, sweep: _____, text: ______, recipe, ...given } = options;
   return { ...given, recipe: isRecipeName(recipe) ? recipe : await readRecipe(recipe) };
-}
-
-/** Compression may take long: what would hinder the report is found before it. */
-async function checkReport(file: string): Promise<void> {
-  try {
-    await access(dirname(file), constants.W_OK);
-    if (await exists(file)) await access(file, constants.W_OK);
-  } catch (cause) {
-    throw unwritable(file, cause);
-  }
-}
-
-async function writeReport(file: string, html: string): Promise<void> {
-  await writeFile(file, html).catch((cause) => {
-    throw unwritable(file, cause);
-  });
 }
