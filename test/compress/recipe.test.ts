@@ -14,7 +14,7 @@ describe('recipes', () => {
       'group',
       'mc-smoe',
       'merge',
-      'frequency',
+      'neurons',
       'factorize',
       'joint',
       'quantize',

@@ -29,7 +29,8 @@ type Preset = (options: RecipeOptions) => Steps;
 const presets = {
   /** Merged, then factorized. Published with the weights aligned to the first expert and a plain SVD. */
   'mc-smoe': (options) => [
-    ...merged(options),
+    // Choosing a group's neurons keeps far more than averaging its experts (docs/compression.md).
+    ...(isPublished(options) ? merged(options) : mergedNeurons(options)),
     {
       step: 'factorize',
       method: isPublished(options) ? 'svd' : 'joint',
@@ -98,6 +99,14 @@ function merged(options: RecipeOptions): Steps {
   return [
     { step: 'group', method: 'mc-smoe', groups: needed(options, 'groups') },
     { step: 'merge', method: 'frequency', align: isPublished(options) ? 'first' : 'dominant' },
+  ];
+}
+
+/** As many neurons as the groups would have. */
+function mergedNeurons(options: RecipeOptions): Steps {
+  return [
+    { step: 'group', method: 'mc-smoe', groups: needed(options, 'groups') },
+    { step: 'merge', method: 'neurons', align: 'none' },
   ];
 }
 
