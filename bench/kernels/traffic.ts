@@ -6,6 +6,9 @@ export interface KernelTraffic {
   readonly launches: number;
   readonly plannedBytes: number;
   readonly plannedOperations: number;
+  /** Of a block, the largest launched; and its bytes of dynamic shared memory. */
+  readonly threads: number;
+  readonly sharedBytes: number;
   /** Read and written. */
   readonly bytes: number;
   readonly sectors: number;
@@ -19,6 +22,8 @@ interface Planned {
   launches: number;
   bytes: number;
   operations: number;
+  threads: number;
+  shared: number;
 }
 
 interface Counted {
@@ -49,7 +54,7 @@ export function traffic(device: Device): KernelTraffic[] {
   }
   return Object.entries(planned)
     .filter(([kernel]) => kernel !== 'fill_frame')
-    .map(([kernel, { launches, bytes, operations }]) => {
+    .map(([kernel, { launches, bytes, operations, threads, shared }]) => {
       const counts = sums.get(kernel);
       if (!counts) throw new Error(`nothing was counted for ${kernel}; counted: ${[...sums.keys()].join(', ')}`);
       return {
@@ -57,6 +62,8 @@ export function traffic(device: Device): KernelTraffic[] {
         launches,
         plannedBytes: bytes,
         plannedOperations: operations,
+        threads,
+        sharedBytes: shared,
         bytes: counts.readBytes + counts.writtenBytes,
         sectors: counts.sectors,
         idealSectors: counts.idealSectors,

@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { occupancy } from '../../tools/cuda/occupancy.mjs';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const sample = (name: string): string => join(root, 'test/tools/samples', name);
@@ -41,30 +42,16 @@ describe('gates on compiled CUDA kernels', () => {
         ...more,
       );
     };
-    const rowSum = { row_sum: { threads: 256, registers: { sm_80: 14, sm_90a: 16 } } };
+    const rowSum = { row_sum: { registers: { sm_80: 14, sm_90a: 16 } } };
 
     it('pass kernels within the table, folding template arguments', () => {
       const { status, out, failures } = check(['row_sum'], rowSum);
       assert.deepEqual(failures, []);
       assert.equal(status, 0);
       assert.deepEqual(out, [
-        'row_sum sm_90a: 16 registers, 1024 bytes shared, occupancy 100 %',
-        'row_sum sm_80: 14 registers, 1024 bytes shared, occupancy 100 %',
+        'row_sum sm_90a: 16 registers, 1024 bytes shared',
+        'row_sum sm_80: 14 registers, 1024 bytes shared',
       ]);
-    });
-
-    it('count what limits occupancy: registers, shared memory, threads', () => {
-      const occupancy = (byHand: object): string | undefined => {
-        const table = { row_sum: { ...byHand, registers: rowSum.row_sum.registers } };
-        return /occupancy (\d+) %/.exec(check(['row_sum'], table).out[1] ?? '')?.[1];
-      };
-      assert.equal(occupancy({}), undefined);
-      assert.equal(occupancy({ threads: 768 }), '75');
-      assert.equal(occupancy({ threads: 256, shared: 40960 }), '38');
-      const text = readFileSync(sample('row_sum.ptxas.txt'), 'utf8').replaceAll('Used 14', 'Used 128');
-      const table = { row_sum: { threads: 256, registers: { sm_80: 128, sm_90a: 16 } } };
-      const many = ['--ptxas', written('many.txt', text), '--table', written('many.json', table)];
-      assert.match(run('check-registers.mjs', ...many).out[1] ?? '', /^row_sum sm_80: 128 .*occupancy 25 %$/);
     });
 
     it('fail above the table, naming the instance', () => {
@@ -97,11 +84,11 @@ describe('gates on compiled CUDA kernels', () => {
       assert.match(failures.at(-1) ?? '', /^node-moe: gone: is in registers.json but no kernel has that name/);
     });
 
-    it('--write keeps what is written by hand and architectures that were not built', () => {
-      const table = { gone: {}, row_sum: { threads: 256, registers: { sm_80: 1, sm_120: 40 } } };
+    it('--write keeps architectures that were not built', () => {
+      const table = { gone: {}, row_sum: { registers: { sm_80: 1, sm_120: 40 } } };
       assert.equal(check(['row_sum'], table, '--write').status, 0);
       assert.deepEqual(JSON.parse(readFileSync(join(folder, 'table.json'), 'utf8')), {
-        row_sum: { threads: 256, registers: { sm_120: 40, sm_80: 14, sm_90a: 16 } },
+        row_sum: { registers: { sm_120: 40, sm_80: 14, sm_90a: 16 } },
       });
     });
 
@@ -112,6 +99,19 @@ describe('gates on compiled CUDA kernels', () => {
       const empty = run('check-registers.mjs', '--ptxas', written('empty.txt', ''));
       assert.match(empty.failures.join('\n'), /^node-moe: .*empty.txt names no kernel/);
     });
+  });
+
+  it('occupancy is bound by registers, threads, blocks or shared memory', () => {
+    const kernel = (registers: number): { registers: number; shared: number } => ({ registers, shared: 1024 });
+    assert.equal(occupancy('sm_80', kernel(14), { threads: 256 }), 1);
+    assert.equal(occupancy('sm_80', kernel(14), { threads: 768 }), 0.75);
+    assert.equal(occupancy('sm_80', kernel(14), { threads: 32 }), 0.5);
+    assert.equal(occupancy('sm_80', kernel(14), { threads: 256, shared: 40960 }), 0.375);
+    assert.equal(occupancy('sm_90a', kernel(14), { threads: 256, shared: 40960 }), 0.625);
+    assert.equal(occupancy('sm_80', kernel(128), { threads: 256 }), 0.25);
+    // 129 registers a thread take 17 units of a warp: 3 warps in each of the four files.
+    assert.equal(occupancy('sm_80', kernel(129), { threads: 256 }), 0.125);
+    assert.equal(occupancy('sm_70', kernel(14), { threads: 256 }), undefined);
   });
 
   describe('machine code', () => {

@@ -2,29 +2,18 @@
 /**
  * Checks what `ptxas -v` said about every kernel of the CUDA library: nothing spills, nothing has a stack frame, nothing
  * takes more registers than registers.json allows, and ptxas warns of no performance loss (it does where it has to make
- * wgmma wait for itself). Prints registers, shared memory and occupancy of each.
+ * wgmma wait for itself). Prints registers and static shared memory of each; occupancy
+ * also depends on the launch: bench/kernels.ts tells it.
  *
  *   node tools/cuda/check-registers.mjs [--write] [--ptxas FILE] [--table FILE]
  *
- * registers.json, by kernel (template arguments folded, the most demanding counts):
- *   threads     of a block, as in the kernel's __launch_bounds__; shared: bytes of dynamic shared memory. Both by hand, both
- *               optional, both only for the occupancy.
- *   registers   by architecture. --write sets them to what this build takes and drops kernels that are gone.
+ * registers.json, by kernel (template arguments folded, the most demanding counts): `registers`, by architecture. --write sets
+ * them to what this build takes and drops kernels that are gone.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { kernelNames } from './kernels.mjs';
-
-/** Of one multiprocessor: threads, blocks, bytes of shared memory that blocks share, each paying 1 KiB besides its own. */
-const multiprocessors = {
-  80: { threads: 2048, blocks: 32, shared: 164 << 10 },
-  86: { threads: 1536, blocks: 16, shared: 100 << 10 },
-  89: { threads: 1536, blocks: 24, shared: 100 << 10 },
-  90: { threads: 2048, blocks: 32, shared: 228 << 10 },
-  100: { threads: 2048, blocks: 32, shared: 228 << 10 },
-  120: { threads: 1536, blocks: 24, shared: 100 << 10 },
-};
 
 /**
  * One record a kernel and architecture, as compiled.
@@ -52,22 +41,6 @@ function parseStatistics(text) {
     current.shared = Math.max(current.shared, Number(/(\d+) bytes smem/.exec(line)?.[1] ?? 0));
   }
   return records;
-}
-
-/** Part of a multiprocessor's threads that can be resident, by registers, threads, blocks and shared memory; else undefined. */
-function occupancy(architecture, { registers, shared }, { threads, shared: dynamic = 0 }) {
-  const limits = multiprocessors[/\d+/.exec(architecture)?.[0] ?? ''];
-  if (!limits || !threads) return undefined;
-  const warps = Math.ceil(threads / 32);
-  // Registers come in units of 256 a warp, from one of four files of 16384.
-  const warpsByRegisters = 4 * Math.floor(16384 / (Math.ceil((registers * 32) / 256) * 256));
-  const blocks = Math.min(
-    limits.blocks,
-    Math.floor(limits.threads / (warps * 32)),
-    Math.floor(warpsByRegisters / warps),
-    Math.floor(limits.shared / (shared + dynamic + 1024)),
-  );
-  return (blocks * warps * 32) / limits.threads;
 }
 
 /** The most that any instance of a kernel takes, by name, then architecture. */
@@ -122,24 +95,21 @@ function failures(records, names, folded, table) {
   return found;
 }
 
-/** The table with this build's counts; what is written by hand and architectures that were not built stay. */
+/** The table with this build's counts; architectures that were not built stay. */
 function rewritten(table, folded) {
   const next = {};
   for (const name of [...folded.keys()].sort()) {
-    const { registers = {}, ...byHand } = table[name] ?? {};
-    const counts = { ...registers };
+    const counts = { ...table[name]?.registers };
     for (const [architecture, { registers: count }] of folded.get(name)) counts[architecture] = count;
-    next[name] = { ...byHand, registers: Object.fromEntries(Object.entries(counts).sort()) };
+    next[name] = { registers: Object.fromEntries(Object.entries(counts).sort()) };
   }
   return next;
 }
 
-function report(folded, table) {
+function report(folded) {
   for (const [name, byArchitecture] of [...folded].sort()) {
     for (const [architecture, counts] of byArchitecture) {
-      const part = occupancy(architecture, counts, table[name] ?? {});
-      const resident = part === undefined ? '' : `, occupancy ${(100 * part).toFixed(0)} %`;
-      console.log(`${name} ${architecture}: ${counts.registers} registers, ${counts.shared} bytes shared${resident}`);
+      console.log(`${name} ${architecture}: ${counts.registers} registers, ${counts.shared} bytes shared`);
     }
   }
 }
@@ -172,7 +142,7 @@ try {
     table = rewritten(table, folded);
     writeFileSync(values.table, `${JSON.stringify(table, null, 2)}\n`);
   }
-  report(folded, table);
+  report(folded);
   const found = [...failures(records, names, folded, table), ...losses(text, names)];
   for (const line of found) console.error(`node-moe: ${line}`);
   process.exitCode = found.length === 0 ? 0 : 1;

@@ -94,8 +94,8 @@ std::string Device::describe_traffic() const {
   for (const auto &[kernel, planned] : planned_) {
     text += (text.ends_with("{") ? "\"" : ",\"") + kernel + "\":{\"launches\":" + std::to_string(planned.launches) +
             ",\"bytes\":" + std::to_string(planned.bytes) + ",\"operations\":" + std::to_string(planned.operations) +
-            ",\"threads\":" + std::to_string(planned.threads) +
-            ",\"shared\":" + std::to_string(planned.shared_bytes) + "}";
+            ",\"threads\":" + std::to_string(planned.threads) + ",\"shared\":" + std::to_string(planned.shared_bytes) +
+            "}";
   }
   const std::string counted = counted_traffic();
   return text + "}" + (counted.empty() ? "" : ",\"counted\":" + counted);

@@ -4,10 +4,13 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <vector>
 
+#include "bench_cublas.h"
 #include "bench_rows.h"
 #include "moe/error.h"
 
@@ -45,12 +48,11 @@ class OpenDevice {
 
 // Seconds of one run: the median of batches that are long enough for the clock, each enqueued whole before it is waited
 // for, so that the device and not the host is timed.
-double median_seconds(test::Session &session, bool small) {
+double median_seconds(const std::function<void()> &enqueue, const std::function<void()> &wait, bool small) {
   const auto batch = [&](int runs) {
     const auto start = Clock::now();
-    moe_ticket last = 0;
-    for (int i = 0; i < runs; ++i) last = session.start();
-    session.wait(last);
+    for (int i = 0; i < runs; ++i) enqueue();
+    wait();
     return seconds_since(start) / runs;
   };
   double each = batch(1);                       // captures
@@ -67,11 +69,12 @@ struct Line {
   std::string name, skipped;
   double seconds = 0, bytes = 0, operations = 0, memory_share = 0, product_share = 0;
   const char *limit = "";
+  std::optional<PeerTime> peer{};  // of a dense product
 };
 
 double share(double amount, double seconds, double limit) { return limit > 0 ? amount / seconds / limit : 0; }
 
-Line measure(const moe_backend &device, const BenchPlan &plan, const moe_limits &limits, bool small) {
+Line measure(const moe_backend &device, const BenchPlan &plan, const moe_limits &limits, Cublas *cublas, bool small) {
   Line line{plan.name, ""};
   try {
     Random random(1);
@@ -83,9 +86,12 @@ Line measure(const moe_backend &device, const BenchPlan &plan, const moe_limits 
     line.limit = row.limit;
     line.bytes = static_cast<double>(row.bytes) + weights * row.weight_share;
     line.operations = static_cast<double>(row.operations);
-    line.seconds = median_seconds(session, small) / repeats;
+    moe_ticket last = 0;
+    line.seconds = median_seconds([&] { last = session.start(); }, [&] { session.wait(last); }, small) / repeats;
     line.memory_share = share(line.bytes, line.seconds, limits.read_bytes_per_second);
     line.product_share = share(line.operations, line.seconds, limits.bf16_operations_per_second);
+    const Timer timer = [&](const auto &enqueue, const auto &wait) { return median_seconds(enqueue, wait, small); };
+    if (row.dense) line.peer = cublas ? cublas->time(*row.dense, row.repeats, timer) : PeerTime{0, "not a GPU"};
   } catch (const Error &error) {
     if (error.get().code != MOE_UNSUPPORTED && error.get().code != MOE_OUT_OF_MEMORY) throw;
     line.skipped = std::string(error.get().argument) + ": received " + error.get().received;
@@ -102,6 +108,11 @@ void print(const Line &line, bool small) {
     std::printf("%-44s %10.1f us %8.1f GB/s %5.1f %% %8.2f TOP/s %5.1f %%  (%s)\n", line.name.c_str(),
                 line.seconds * 1e6, line.bytes / line.seconds * 1e-9, 100 * line.memory_share,
                 line.operations / line.seconds * 1e-12, 100 * line.product_share, line.limit);
+    if (line.peer && line.peer->absent.empty())
+      std::printf("%-44s %10.1f us, ours / it %.2f\n", "  cuBLAS bf16", line.peer->seconds * 1e6,
+                  line.seconds / line.peer->seconds);
+    else if (line.peer)
+      std::printf("%-44s absent, %s\n", "  cuBLAS bf16", line.peer->absent.c_str());
   }
   std::fflush(stdout);
 }
@@ -112,6 +123,17 @@ std::string quoted(const std::string &text) {
   for (const char c : text)
     if (c != '"' && c != '\\' && static_cast<unsigned char>(c) >= ' ') result += c;
   return result + "\"";
+}
+
+// What stands beside a time: {name, ms, ratio of our time to its}, or why it is absent.
+std::string peer_json(const Line &line) {
+  if (!line.peer) return "";
+  if (!line.peer->absent.empty())
+    return ", \"peer\": { \"name\": \"cuBLAS bf16\", \"absent\": " + quoted(line.peer->absent) + " }";
+  char text[128];
+  std::snprintf(text, sizeof text, ", \"peer\": { \"name\": \"cuBLAS bf16\", \"ms\": %.4g, \"ratio\": %.4g }",
+                line.peer->seconds * 1e3, line.seconds / line.peer->seconds);
+  return text;
 }
 
 void write_json(const std::string &file, const std::string &device, const moe_limits &limits, bool small,
@@ -134,8 +156,9 @@ void write_json(const std::string &file, const std::string &device, const moe_li
     if (line.skipped.empty()) {
       std::fprintf(out.get(),
                    "\"microseconds\": %.4g, \"bytes\": %.0f, \"operations\": %.0f, \"limit\": \"%s\", "
-                   "\"shareOfRead\": %.4g, \"shareOfBf16\": %.4g }",
-                   line.seconds * 1e6, line.bytes, line.operations, line.limit, line.memory_share, line.product_share);
+                   "\"shareOfRead\": %.4g, \"shareOfBf16\": %.4g%s }",
+                   line.seconds * 1e6, line.bytes, line.operations, line.limit, line.memory_share, line.product_share,
+                   peer_json(line).c_str());
     } else {
       std::fprintf(out.get(), "\"skipped\": %s }", quoted(line.skipped).c_str());
     }
@@ -159,10 +182,12 @@ void run_bench(const moe_backend &device, const BenchOptions &options) {
                 limits.read_bytes_per_second * 1e-9, limits.f32_operations_per_second * 1e-12,
                 limits.bf16_operations_per_second * 1e-12, limits.int8_operations_per_second * 1e-12);
   }
+  std::optional<Cublas> cublas;
+  if (options.cublas) cublas.emplace();
   std::vector<Line> lines;
   for (const BenchPlan &plan : bench_plans(options.small)) {
     if (plan.name.find(options.only) == std::string::npos) continue;
-    lines.push_back(measure(device, plan, limits, options.small));
+    lines.push_back(measure(device, plan, limits, cublas ? &*cublas : nullptr, options.small));
     print(lines.back(), options.small);
     if (!options.json.empty()) write_json(options.json, opened.describe(), limits, options.small, lines);
   }

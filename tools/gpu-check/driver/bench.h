@@ -7,9 +7,10 @@
 namespace moe::gpu_check {
 
 struct BenchOptions {
-  std::string only;    // rows whose name contains it
-  std::string json;    // a file to write, or ""
-  bool small = false;  // sizes that a stand-in runs through: the times mean nothing
+  std::string only;     // rows whose name contains it
+  std::string json;     // a file to write, or ""
+  bool cublas = false;  // the device is a GPU: cuBLAS may be timed beside it
+  bool small = false;   // sizes that a stand-in runs through: the times mean nothing
 };
 
 // Prints a table; throws moe::Error.

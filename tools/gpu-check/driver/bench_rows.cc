@@ -43,6 +43,7 @@ BenchRow dense(Random &random, int64_t tokens, int64_t width, int64_t repeats, c
   row.weight_share = 1 / static_cast<double>(repeats);
   row.bytes = 2 * 2 * tokens * width;
   row.operations = 2 * tokens * width * width;
+  row.dense = DenseProduct{tokens, width, width};
   if (tokens > 256) row.limit = "bf16";
   const int x = row.graph.input(random.normals(MOE_BF16, {tokens, width}));
   for (int64_t i = 0; i < repeats; ++i)

@@ -67,7 +67,8 @@ int run(const std::string &command, std::map<std::string, std::string> options) 
     return static_cast<int>(std::strtol(take(name, otherwise).c_str(), nullptr, 10));
   };
   const Registry registry(take("--libraries", own_folder().c_str()));
-  const moe_backend &device = usable(registry, take("--device", "cuda"));
+  const std::string name = take("--device", "cuda");
+  const moe_backend &device = usable(registry, name);
   const auto all_taken = [&] {
     if (!options.empty()) throw Error(MOE_INVALID_ARGUMENT, options.begin()->first, "a known option", "another");
   };
@@ -90,6 +91,7 @@ int run(const std::string &command, std::map<std::string, std::string> options) 
     gpu_check::BenchOptions wanted;
     wanted.only = take("--only", "");
     wanted.json = take("--json", "");
+    wanted.cublas = name == "cuda";
     wanted.small = take("--small", "") == "1";
     all_taken();
     gpu_check::run_bench(device, wanted);
