@@ -13,7 +13,7 @@ export interface RefitStatistics {
  * The down projection of a merged expert that reproduces its members' gated outputs best, by least squares with a ridge towards the
  * averaged one ("average merge with refit"; the same normal equations as MergeMoE, section 4):
  * D = argmin Σ_t ‖D·g_t·h_t − target_t‖² + λ‖D − D⁰‖², λ = mean(diag A) · max(10⁻³, 10·(width / rows)²) + 10⁻⁶.
- * The second term keeps a group that few tokens reach near its average; docs/performance.md has the figures behind it.
+ * The second term keeps a group that few tokens reach near its average; docs/compression.md has the figures behind it.
  *
  * @param average D⁰, f32 [hidden, width]
  * @returns f32 [hidden, width]

@@ -44,9 +44,10 @@ struct Node {
   Place scratch;  // absent where the operation asked for none, and while it is asked
 
   // What fusion.h decided; other nodes of the same program.
-  bool absorbed = false;            // another node computes this one: it launches nothing
-  const Node *product = nullptr;    // of a route: the absorbed linear whose result is the logits
-  const Node *rows_for = nullptr;   // of a linear: y is stored as this linear, and whoever else reads it, prepares its rows
+  bool absorbed = false;          // another node computes this one: it launches nothing
+  const Node *product = nullptr;  // of a route: the absorbed linear whose result is the logits
+  const Node *rows_for =
+      nullptr;  // of a linear: y is stored as this linear, and whoever else reads it, prepares its rows
   const Node *rows_from = nullptr;  // of a linear: x is such rows already, stored by this linear
 
   template <typename Attributes>

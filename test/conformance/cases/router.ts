@@ -31,7 +31,7 @@ function router(title: string, options: Router): Case {
       const data = [tokens].flat().map((count) => k.normal(count * hidden));
       const input = k.input('x', x, [rows, hidden], ...data);
       const doubled = k.g.add(input, input);
-      const logits = k.g.linear(doubled, weight);
+      const logits = k.g.linear(doubled, weight, { mode: 'exact' });
       outputs(k, k.g.route(logits, { ...attributes, bias }));
       const also: Record<string, Value | undefined> = { x: doubled, logits };
       const other = also[readers];
