@@ -11,6 +11,7 @@ const texts = fileURLToPath(new URL('text/', import.meta.url));
 const output = fileURLToPath(new URL('../demo-output/', import.meta.url));
 const merged = `${output}tiny-qwen3-moe-merged`;
 const mergedPlain = `${output}tiny-qwen3-moe-merged-without-refit`;
+const factorized = `${output}tiny-qwen3-moe-mc-smoe`;
 const prompt = 'export interface ';
 
 const started = performance.now();
@@ -37,6 +38,9 @@ const result = await compress(source, { ...options, out: merged });
 rows.push(await measure('merged 16 → 8, int4', merged, undefined, true));
 await compress(source, { ...options, out: mergedPlain, recover: 'none' });
 rows.push(await measure('the same without refit', mergedPlain));
+const { weights: _, ...plain } = options;
+await compress(source, { ...plain, recipe: 'mc-smoe', rank: 32, rows: 0.1, out: factorized });
+rows.push(await measure('mc-smoe: 8 groups, rank 32 + 10 % rows, bf16', factorized));
 progress.end();
 device.dispose();
 
