@@ -3,11 +3,12 @@
  * Builds the native addon: checks what the machine must have, then runs cmake-js (CMakeLists.txt is the only source list).
  * Incremental and quiet: one line of progress, the tools' output only on failure. No network.
  *
- *   node tools/build.mjs [--out DIR] [--simt]
+ *   node tools/build.mjs [--out DIR] [--simt] [--sanitize=thread]
  *
  * DIR is relative to the package, default build; the result is DIR/Release/node_moe.node. With --simt the simt device
  * (moe_simt.so), which is for development and never shipped, is built beside it, and DIR is build-simt/build: an addon of its
- * own, which NODE_MOE_PREBUILD=$PWD/build-simt loads.
+ * own, which NODE_MOE_PREBUILD=$PWD/build-simt loads. With --sanitize=thread, which `npm run test:simt` uses, everything is
+ * under the thread sanitizer and DIR has the word appended: build-simt-thread/build.
  *
  * Other arguments are ignored, so that prebuildify can call this in node-gyp's place.
  */
@@ -76,7 +77,7 @@ function dropForeignCache(out) {
   if (home === undefined || resolve(home) !== resolve(root)) rmSync(out, { recursive: true, force: true });
 }
 
-function build(out, simt) {
+function build(out, simt, sanitize) {
   const cli = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
   const args = [
     cli,
@@ -90,6 +91,7 @@ function build(out, simt) {
     '--parallel',
     String(availableParallelism()),
     `--CDMOE_SIMT=${simt ? 'ON' : 'OFF'}`,
+    ...(sanitize ? [`--CDMOE_SANITIZE=${sanitize}`] : []),
   ];
   const child = spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
   const output = [];
@@ -108,11 +110,13 @@ if (lack) {
 }
 const simt = process.argv.includes('--simt');
 const at = process.argv.indexOf('--out');
-const out = resolve(root, (at > 0 && process.argv[at + 1]) || (simt ? 'build-simt/build' : 'build'));
+const sanitize = process.argv.includes('--sanitize=thread') ? 'thread' : '';
+const own = `${simt ? 'build-simt' : 'build'}${sanitize && `-${sanitize}`}`;
+const out = resolve(root, (at > 0 && process.argv[at + 1]) || (own === 'build' ? own : `${own}/build`));
 dropForeignCache(out);
 process.stderr.write(`node-moe: building the native addon${simt ? ' and the simt device' : ''} … `);
 const started = performance.now();
-const { code, output } = await build(out, simt);
+const { code, output } = await build(out, simt, sanitize);
 const seconds = ((performance.now() - started) / 1000).toFixed(1);
 process.stderr.write(code === 0 ? `done in ${seconds} s\n` : `failed after ${seconds} s\n${output}\n`);
 process.exitCode = code === 0 ? 0 : 1;

@@ -1,6 +1,6 @@
 // Builds and runs the native tests (doctest). Options: --sanitize=address,undefined | thread, --filter=<doctest test cases>.
-// Under the thread sanitizer only those are built that run more than one thread, and the simt device, whose fibers it sees as
-// threads: its own tests, and a few random graphs of every operation (tools/gpu-check).
+// Under the thread sanitizer only those are built that run more than one thread, and the simt device's own, whose fibers it
+// sees as threads; the kernels on simt are run so by tools/test-simt.mjs.
 import { execFileSync } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
@@ -13,12 +13,9 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = `${root}build-tests${values.sanitize && `-${values.sanitize.replace(',', '-')}`}`;
 const threads = values.sanitize === 'thread';
 const tests = threads ? ['moe_thread_tests', 'moe_simt_tests'] : ['moe_tests', 'moe_simt_tests'];
-const kernels = threads && !values.filter;
-const targets = kernels ? [...tests, 'moe_simt', 'moe_gpu_check'] : tests;
 const run = (command, args) => execFileSync(command, args, { cwd: root, stdio: 'inherit' });
 
-const settings = { MOE_TESTS: 'ON', MOE_SIMT: kernels ? 'ON' : 'OFF', MOE_SANITIZE: values.sanitize };
+const settings = { MOE_TESTS: 'ON', MOE_SANITIZE: values.sanitize };
 run('cmake', ['-S', root, '-B', folder, ...Object.entries(settings).map(([name, value]) => `-D${name}=${value}`)]);
-run('cmake', ['--build', folder, '--parallel', String(availableParallelism()), '--target', ...targets]);
+run('cmake', ['--build', folder, '--parallel', String(availableParallelism()), '--target', ...tests]);
 for (const test of tests) run(`${folder}/${test}`, values.filter ? [`--test-case=${values.filter}`] : []);
-if (kernels) run(`${folder}/moe_gpu_check`, ['conformance', '--device', 'simt', '--cases', '1']);

@@ -6,6 +6,7 @@
 #include "../simt/planted-bugs/missing_barrier.h"
 #include "../simt/planted-bugs/missing_wait.h"
 #include "../simt/planted-bugs/shared_index.h"
+#include "../simt/planted-bugs/unordered_blocks.h"
 #include "simt_launch.h"
 
 namespace moe::test {
@@ -43,6 +44,28 @@ TEST_CASE("simt: a missing barrier shows as NaN, since of two threads one comes 
   CHECK(lost == reversed);
 #endif
   const Child right = run_alone("simt child: reverses with its barrier");
+  CHECK_MESSAGE(right.clean, right.output);
+}
+
+template <bool planted>
+int count() {
+  const std::vector<float> from = counting(4 * counted);
+  int sum = 0;
+  CHECK(launch(count_kernel<planted>, {4, counted, 0}, from.data(), &sum).empty());
+  return sum;
+}
+
+TEST_CASE("simt child: counts atomically" * doctest::skip()) { CHECK(count<false>() == 4 * counted - 11); }
+TEST_CASE("simt child: counts without order" * doctest::skip()) { count<true>(); }
+
+TEST_CASE("simt: blocks that write one place without order are a race") {
+#if defined(__SANITIZE_THREAD__)
+  const Child planted = run_alone("simt child: counts without order");
+  CHECK(!planted.clean);
+  CHECK_MESSAGE(contains(planted.output, "WARNING: ThreadSanitizer: data race"), planted.output);
+  CHECK_MESSAGE(contains(planted.output, "count_kernel"), planted.output);
+#endif
+  const Child right = run_alone("simt child: counts atomically");
   CHECK_MESSAGE(right.clean, right.output);
 }
 

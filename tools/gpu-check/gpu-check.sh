@@ -77,7 +77,7 @@ sanitize_with() {
 
 sanitize() {
   if [ "$device" != cuda ]; then
-    echo "skipped: compute-sanitizer is for a GPU; npm run test:native -- --sanitize=thread looks for races on simt"
+    echo "skipped: compute-sanitizer is for a GPU; npm run test:simt -- --sanitize=thread looks for races on simt"
     return "$skipped"
   fi
   sanitizer=${COMPUTE_SANITIZER:-$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)}
