@@ -1,17 +1,36 @@
 #!/usr/bin/env node
 /**
- * Makes prebuilds/<platform>-<arch>/node.napi.node (and the shared libraries of backends beside it), which node-gyp-build finds in
- * the published package. prebuildify does the naming, the stripping and the copying; tools/build.mjs stands in for node-gyp, so
- * nothing is downloaded. On arm the architecture's version is part of the name, on musl the C library is.
+ * Makes prebuilds/<platform>-<arch>/node.napi.node, which node-gyp-build finds in the published package, and moe_cuda.so beside
+ * it where that was built (`npm run build:cuda -- --release` builds the one to publish). prebuildify does the naming, the
+ * stripping and the copying; tools/build.mjs stands in for node-gyp, so nothing is downloaded. On arm the architecture's
+ * version is part of the name, on musl the C library is.
  */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { builtLibrary } from './cuda/library.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const prebuildify = createRequire(import.meta.url)('prebuildify');
 const musl = existsSync('/etc/alpine-release');
+const prebuilds = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
+
+/** prebuildify takes every library from beside the addon. A process that has the old one open keeps it whole. */
+function putBesideAddon(library) {
+  const to = join(root, 'build/Release/moe_cuda.so');
+  const partial = `${to}-${process.pid}.partial`;
+  mkdirSync(dirname(to), { recursive: true });
+  copyFileSync(library, partial);
+  renameSync(partial, to);
+}
+
+rmSync(prebuilds, { recursive: true, force: true });
+const library = builtLibrary();
+if (library) putBesideAddon(library);
+process.stderr.write(
+  `node-moe: the CUDA library is ${library ? relative(root, library) : 'not built and not shipped'}\n`,
+);
 
 prebuildify(
   {
@@ -29,9 +48,12 @@ prebuildify(
       process.stderr.write(`node-moe: no prebuild was made: ${error.message}\n`);
       process.exit(1);
     }
-    const folder = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
-    for (const name of readdirSync(folder)) {
-      const mebibytes = (statSync(join(folder, name)).size / 2 ** 20).toFixed(2);
+    // What else lies beside the addon: the device for development, and a library from nobody knows where.
+    for (const name of library ? ['moe_simt.so'] : ['moe_simt.so', 'moe_cuda.so']) {
+      rmSync(join(prebuilds, name), { force: true });
+    }
+    for (const name of readdirSync(prebuilds)) {
+      const mebibytes = (statSync(join(prebuilds, name)).size / 2 ** 20).toFixed(2);
       process.stderr.write(`node-moe: prebuilds/${process.platform}-${process.arch}/${name} ${mebibytes} MiB\n`);
     }
   },

@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { builtLibrary } from './cuda/library.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'node-moe-package-'));
@@ -58,10 +59,13 @@ try {
     env,
     encoding: 'utf8',
   });
-  JSON.parse(doctor);
+  // Without a GPU the library, if it was built, must still load and say why it finds none.
+  const { cuda } = JSON.parse(doctor);
+  const wrong = builtLibrary() ? ['noLibrary', 'other'].includes(cuda.reason) : cuda.reason !== 'noLibrary';
+  if (wrong) throw new Error(`doctor says of cuda: ${JSON.stringify(cuda)}`);
   const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   console.log(
-    `node-moe ${version}: ${(size / 1e6).toFixed(2)} MB packed, ${(unpackedSize / 1e6).toFixed(2)} MB unpacked; import, require and doctor work`,
+    `node-moe ${version}: ${(size / 1e6).toFixed(2)} MB packed, ${(unpackedSize / 1e6).toFixed(2)} MB unpacked; import, require and doctor work; cuda: ${cuda.reason || 'available'}`,
   );
 } finally {
   rmSync(folder, { recursive: true, force: true });

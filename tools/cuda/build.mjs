@@ -6,7 +6,8 @@
  *
  *   node tools/cuda/build.mjs [--architectures LIST] [--release] [--packages]
  *
- * LIST is CMake's CUDA_ARCHITECTURES, default 80-real;90a-real;90-virtual; --release builds every generation that is shipped.
+ * LIST is CMake's CUDA_ARCHITECTURES, default 80;90a-real. --release builds what is shipped, in
+ * build-cuda-release: every generation, the kernels compressed and without source lines. `npm run prebuild` takes that one.
  * build-cuda/ptxas.txt afterwards holds what `ptxas -v` said about every kernel in the library: `npm run check:cuda` reads it.
  */
 import { spawn } from 'node:child_process';
@@ -17,11 +18,18 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { toolkit } from './toolkit.mjs';
 
-const development = '80-real;90a-real;90-virtual';
-const release = '80-real;86-real;89-real;90a-real;100-real;120-real;90-virtual';
+const development = '80;90a-real';
+const release = '80;86-real;89-real;90a-real;100-real;120-real';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const out = join(root, 'build-cuda');
+const { values } = parseArgs({
+  options: {
+    architectures: { type: 'string' },
+    release: { type: 'boolean', default: false },
+    packages: { type: 'boolean', default: false },
+  },
+});
+const out = join(root, values.release ? 'build-cuda-release' : 'build-cuda');
 
 /** A build folder that was configured for other sources or another compiler cannot be used again. */
 function dropForeignCache(nvcc) {
@@ -65,6 +73,7 @@ async function build(architectures, { root: toolkitRoot, tools }) {
   dropForeignCache(tools.nvcc);
   const settings = {
     MOE_CUDA: 'ON',
+    MOE_CUDA_RELEASE: values.release ? 'ON' : 'OFF',
     CMAKE_BUILD_TYPE: 'Release',
     CMAKE_CUDA_COMPILER: tools.nvcc,
     CMAKE_CUDA_COMPILER_LAUNCHER: [process.execPath, join(root, 'tools/cuda/compile.mjs')].join(';'),
@@ -88,13 +97,6 @@ function findToolkit(options) {
   }
 }
 
-const { values } = parseArgs({
-  options: {
-    architectures: { type: 'string' },
-    release: { type: 'boolean', default: false },
-    packages: { type: 'boolean', default: false },
-  },
-});
 const found = findToolkit({ packages: values.packages });
 if (!found) process.exit(1);
 const architectures = values.architectures ?? (values.release ? release : development);

@@ -23,7 +23,7 @@ int64_t parse_count(std::string_view key, std::string_view value, int64_t most) 
 }
 
 // Whether this library has code for a device: machine code runs on later minors of its major (of "90a" on 9.0 alone), PTX
-// on everything later. MOE_CUDA_ARCHITECTURES is CMake's list, such as "80-real,90a-real,90-virtual".
+// on everything later. MOE_CUDA_ARCHITECTURES is CMake's list, such as "80,90a-real".
 bool built_for(const cudaDeviceProp &device) {
   const int own = device.major * 10 + device.minor;
   for (std::string_view list = MOE_CUDA_ARCHITECTURES; !list.empty();) {
