@@ -1,10 +1,11 @@
 /**
- * Builds the simt device and tests the CUDA kernels on it: conformance, golden models, traffic.
+ * Builds the simt device and tests the CUDA kernels on it: conformance, golden models, traffic. Two halves run at once, since
+ * each is a single thread; the output of the second follows that of the first.
  *
  *   node tools/test-simt.mjs [--sanitize=thread] [MOCHA'S ARGUMENTS]
  *
- * Under the thread sanitizer, which sees a race between any two CUDA threads, only conformance runs, and two halves of it at
- * once where mocha is given no arguments. A race is printed and fails the run even where the results are right.
+ * Under the thread sanitizer, which sees a race between any two CUDA threads, only conformance runs. A race is printed and
+ * fails the run even where the results are right.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { join } from 'node:path';
@@ -14,6 +15,14 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const threads = process.argv.includes('--sanitize=thread');
 const rest = process.argv.slice(2).filter((argument) => argument !== '--sanitize=thread');
 const folder = join(root, threads ? 'build-simt-thread' : 'build-simt');
+const conformance = 'test/conformance/*.test.ts';
+/** --invert is the other half, whatever the cases are named; the two take about as long. */
+const halves = threads
+  ? [
+      ['--grep=exact', conformance],
+      ['--grep=exact', '--invert', conformance],
+    ]
+  : [[conformance, 'test/golden/families.test.ts'], ['test/gpu/*.test.ts']];
 
 /** What starts Node under the sanitizer: its runtime must be loaded first, and at addresses that are not random. */
 function underSanitizer() {
@@ -24,39 +33,37 @@ function underSanitizer() {
   return ['setarch', '-R', 'env', `LD_PRELOAD=${runtime}`, `TSAN_OPTIONS=${options}`];
 }
 
-/** Runs mocha; its exit status. */
-function mocha(...more) {
-  const tests = threads
-    ? ['--no-config', '--timeout=120000', 'test/conformance/conformance.test.ts']
-    : ['--config=.mocharc.device.json'];
+/** Runs mocha over a half; its exit status and what it printed. */
+function mocha(half) {
   const [command, ...args] = [
     ...(threads ? underSanitizer() : []),
     process.execPath,
     '--expose-gc',
     '--import=tsx',
     join(root, 'node_modules/mocha/lib/cli/cli.js'),
-    ...tests,
-    ...more,
+    '--no-config',
+    '--timeout=120000',
+    '--reporter=dot',
+    ...rest,
+    ...half,
   ];
   const child = spawn(command, args, {
     cwd: root,
-    stdio: 'inherit',
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, NODE_MOE_PREBUILD: folder, NODE_MOE_TEST_DEVICE: 'simt' },
   });
+  const output = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk));
   return new Promise((done) => {
-    child.on('error', (error) => {
-      process.stderr.write(`test-simt: ${command}: ${error.message}\n`);
-      done(1);
-    });
-    child.on('close', (status) => done(status ?? 1));
+    child.on('error', (error) => done({ status: 1, output: `test-simt: ${command}: ${error.message}\n` }));
+    child.on('close', (status) => done({ status: status ?? 1, output: Buffer.concat(output) }));
   });
 }
 
 const build = ['tools/build.mjs', '--simt', ...(threads ? ['--sanitize=thread'] : [])];
 execFileSync(process.execPath, build, { cwd: root, stdio: 'inherit' });
-// Kernels on floats and most of those on int8 take about as long; --invert is the other half, whatever the cases are named.
-const runs =
-  threads && rest.length === 0
-    ? [mocha('--reporter=dot', '--grep=exact'), mocha('--reporter=dot', '--grep=exact', '--invert')]
-    : [mocha(...rest)];
-process.exitCode = Math.max(...(await Promise.all(runs)));
+for (const run of halves.map(mocha)) {
+  const { status, output } = await run;
+  process.stdout.write(output);
+  if (status !== 0) process.exitCode = status;
+}
