@@ -8,7 +8,7 @@ import { type MoeNames, type MoeSpec, slotsOf, widthOf } from '../moe/spec.ts';
 import { isInteger, parseWeightFormat } from '../weight/format.ts';
 import { matrixNames } from './layer-context.ts';
 import { ModelWriter } from './model-writer.ts';
-import type { Recipe, RecipeStep } from './recipe/schema.ts';
+import { groupBudget, type Recipe, type RecipeStep } from './recipe/schema.ts';
 
 /** Where the families keep the width of an expert and the count of experts; a config may have some of the keys. */
 const widthKeys: Readonly<Record<string, string>> = { mixtral: 'intermediate_size', olmoe: 'intermediate_size' };
@@ -41,7 +41,7 @@ function obstacle(step: RecipeStep): [expected: string, received: string] | unde
     case 'merge':
       return step.method === 'neurons' ? ['one width of all experts', 'merge by neurons'] : undefined;
     case 'group': {
-      const uneven = step.method === 'mc-smoe' && step.budget === 'model' && step.router !== 'experts';
+      const uneven = groupBudget(step) === 'model' && step.router !== 'experts';
       return uneven ? ["as many groups in every layer (budget 'layer')", "budget 'model'"] : undefined;
     }
     case 'prune':

@@ -283,36 +283,38 @@ describe('gptq against the published solver', () => {
 });
 
 describe('n:m masks against published code', () => {
-  const golden = formatsCase('nm-masks-64x192');
-  const [rows, columns] = golden.shape('weight') as [number, number];
-  const weight = golden.floats('weight');
-  for (const [name, sparsity] of [
-    ['2of4', { n: 2, m: 4 }],
-    ['4of8', { n: 4, m: 8 }],
-  ] as const) {
-    it(`magnitude and Wanda, ${name}`, () => {
-      assert.deepEqual(
-        Int32Array.from(magnitudeMask(weight, rows, columns, sparsity)),
-        golden.integers(`magnitude.${name}.mask`),
-      );
-      // Dead inputs tie at score 0, and the published choice among them is arbitrary.
-      const squares = golden.floats('scaler_row');
-      const expected = golden.integers(`wanda.${name}.mask`);
-      const mask = wandaMask(weight, squares, rows, columns, sparsity);
-      for (const [at, kept] of expected.entries()) {
-        if (squares[at % columns] !== 0) assert.equal(mask[at], kept, `element ${at}`);
-      }
-    });
+  for (const size of ['64x192', '96x256']) {
+    const golden = formatsCase(`nm-masks-${size}`);
+    const [rows, columns] = golden.shape('weight') as [number, number];
+    const weight = golden.floats('weight');
+    for (const [name, sparsity] of [
+      ['2of4', { n: 2, m: 4 }],
+      ['4of8', { n: 4, m: 8 }],
+    ] as const) {
+      it(`magnitude and Wanda, ${size}, ${name}`, () => {
+        assert.deepEqual(
+          Int32Array.from(magnitudeMask(weight, rows, columns, sparsity)),
+          golden.integers(`magnitude.${name}.mask`),
+        );
+        // Dead inputs tie at score 0, and the published choice among them is arbitrary.
+        const squares = golden.floats('scaler_row');
+        const expected = golden.integers(`wanda.${name}.mask`);
+        const mask = wandaMask(weight, squares, rows, columns, sparsity);
+        for (const [at, kept] of expected.entries()) {
+          if (squares[at % columns] !== 0) assert.equal(mask[at], kept, `element ${at}`);
+        }
+      });
 
-    it(`SparseGPT, ${name}`, async () => {
-      const made = await sparseGpt(weight, await hessianOf(golden), rows, columns, sparsity);
-      const expected = golden.floats(`sparsegpt.${name}.weight`);
-      assert.deepEqual(
-        Int32Array.from(made.mask),
-        Int32Array.from(expected, (value) => (value === 0 ? 0 : 1)),
-      );
-      assert.ok(largestDifference(made.weight, expected) < 1e-5);
-    });
+      it(`SparseGPT, ${size}, ${name}`, async () => {
+        const made = await sparseGpt(weight, await hessianOf(golden), rows, columns, sparsity);
+        const expected = golden.floats(`sparsegpt.${name}.weight`);
+        assert.deepEqual(
+          Int32Array.from(made.mask),
+          Int32Array.from(expected, (value) => (value === 0 ? 0 : 1)),
+        );
+        assert.ok(largestDifference(made.weight, expected) < 1e-5);
+      });
+    }
   }
 
   it('2:4 by magnitude of the best-of-six search', () => {

@@ -57,6 +57,10 @@ const cases: Record<string, Case> = {
   'merge by TIES': { steps: [group, { step: 'merge', method: 'ties' }], share: half, recover: 'none' },
   'merge neurons': { steps: [group, { step: 'merge', method: 'neurons' }], share: [0.45, 0.51] },
   'merge groups of outputs': { steps: [{ ...group, method: 'hc-smoe' }, { step: 'merge' }], share: half },
+  'merge groups of outputs of one budget': {
+    steps: [{ ...group, method: 'hc-smoe', budget: 'model' }, { step: 'merge' }],
+    share: half,
+  },
   'merge groups of one count a layer': { steps: [{ ...group, budget: 'layer' }, { step: 'merge' }], share: half },
   'merge, router rows of the cores': {
     steps: [{ ...group, method: 'ream', router: 'cores' }, { step: 'merge' }],

@@ -15,7 +15,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
   const shares = sharesOf(rows);
   const gated = experts.every(({ gate }) => gate !== undefined);
   const above = experts.map(({ gate, up }) => (gate ? stack(gate, up) : up));
-  const base = mean(above, shares);
+  const base = weightedMean(above, shares);
   const width = context.spec.width;
   const tall = (gated ? 2 : 1) * width;
   const upRank = Math.min(gated ? jointRank(rank, width, hidden) : rank, hidden, tall);
@@ -45,7 +45,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
     const statistics = slotMoments(moments, slot, hidden, width);
     targets.push(context.recover ? await ridgeSolve(statistics, down, width, hidden) : down);
   }
-  const downBase = mean(targets, shares);
+  const downBase = weightedMean(targets, shares);
   const slots: Expert[] = [];
   for (const [slot, target] of targets.entries()) {
     const whiten = await whiteningOf(slotMoments(moments, slot, hidden, width).gram, width);
@@ -63,7 +63,8 @@ function sharesOf(rows: Float64Array): number[] {
   return Array.from(rows, (count) => (total > 0 ? count / total : 1 / rows.length));
 }
 
-function mean(matrices: readonly Float32Array[], shares: readonly number[]): Float32Array {
+/** Σ share·matrix, matrices of one shape. */
+export function weightedMean(matrices: readonly Float32Array[], shares: ArrayLike<number>): Float32Array {
   const sum = new Float64Array((matrices[0] as Float32Array).length);
   for (const [index, matrix] of matrices.entries()) {
     const share = shares[index] as number;
@@ -72,7 +73,8 @@ function mean(matrices: readonly Float32Array[], shares: readonly number[]): Flo
   return Float32Array.from(sum);
 }
 
-function difference(a: Float32Array, b: Float32Array): Float32Array {
+/** a − b. */
+export function difference(a: Float32Array, b: Float32Array): Float32Array {
   return a.map((value, at) => value - (b[at] as number));
 }
 

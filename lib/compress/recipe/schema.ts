@@ -21,14 +21,18 @@ export const groupStep = z
     groups: z.number().min(1).describe('Groups a layer, on average where the budget is the model’s'),
     budget: z
       .enum(['model', 'layer'])
-      .default('model')
-      .describe('model: one global budget; layer: the same count each'),
+      .optional()
+      .describe('model: one global budget (default of mc-smoe); layer: the same count each (of the others)'),
     size: z.int().min(2).default(16).describe('ream: experts of a group at most'),
     keepLayers: layerIndices.default([]).describe('Layers that are not merged'),
     router: z
       .enum(['experts', 'cores', 'mean'])
       .default('experts')
       .describe('experts: all router rows stay; cores: those of the dominant experts; mean: weighted means'),
+  })
+  .refine(({ method, budget }) => method !== 'ream' || budget !== 'model', {
+    path: ['budget'],
+    error: "'layer' for ream",
   })
   .describe('Which experts share a slot');
 
@@ -151,6 +155,11 @@ export type QuantizeStep = z.output<typeof quantizeStep>;
 export type Recipe = z.output<typeof recipeSchema>;
 /** A recipe as it is written: what has a default may be left out. */
 export type RecipeInput = z.input<typeof recipeSchema>;
+
+/** The budget of a step that may leave it to its method. */
+export function groupBudget({ method, budget }: GroupStep): 'model' | 'layer' {
+  return budget ?? (method === 'mc-smoe' ? 'model' : 'layer');
+}
 
 /** Checks a recipe and fills in its defaults. Throws RECIPE_INVALID, which points into it: `recipe/steps/0/groups`. */
 export function parseRecipe(value: unknown, name = 'recipe'): Recipe {

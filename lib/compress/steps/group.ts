@@ -1,9 +1,11 @@
-import { hcSmoeGroups } from '../group/hc-smoe.ts';
+import { euclideanDistances, hcSmoeGroups } from '../group/hc-smoe.ts';
+import { agglomerateJointly } from '../group/linkage.ts';
 import { groupExperts, groupsPerLayer, usageFrequency } from '../group/mc-smoe.ts';
 import { reamGroups, reamSaliency } from '../group/ream.ts';
 import { cosineSimilarity } from '../group/similarity.ts';
 import { pruneScores } from '../prune/criteria.ts';
-import type { GroupStep } from '../recipe/schema.ts';
+import { type GroupStep, groupBudget } from '../recipe/schema.ts';
+import type { LayerStatistics } from '../statistics/calibrate.ts';
 import { meanOutputs } from '../statistics/outputs.ts';
 import { eachOriginalLayer, type PlanContext, type Step } from './step.ts';
 
@@ -29,10 +31,14 @@ export function groupingStep(step: GroupStep): Step {
       const frequencies = statistics.map(({ counts }) => usageFrequency(counts));
       const merged = statistics.map(({ layer }) => !step.keepLayers.includes(layer));
       const counts =
-        step.budget === 'layer' || step.method !== 'mc-smoe'
-          ? statistics.map(({ experts }, at) => (merged[at] ? Math.round(step.groups) : experts))
-          : groupsPerLayer(frequencies, step.groups, merged);
+        step.method === 'mc-smoe' && groupBudget(step) === 'model'
+          ? groupsPerLayer(frequencies, step.groups, merged)
+          : statistics.map(({ experts }, at) => (merged[at] ? Math.round(step.groups) : experts));
       const outputs = step.method === 'mc-smoe' ? [] : await outputsOf(plan, step.method === 'ream');
+      const joint =
+        step.method === 'hc-smoe' && groupBudget(step) === 'model'
+          ? jointLabels(outputs, step, merged, statistics)
+          : [];
       return statistics.map((layer, at): Grouping => {
         const { experts, gram } = layer;
         const frequency = frequencies[at] as Float64Array;
@@ -40,8 +46,8 @@ export function groupingStep(step: GroupStep): Step {
         const groups = counts[at] as number;
         const found = { groups, frequencies: [...frequency], similarity: [...similarity], router: step.router };
         if (step.method === 'hc-smoe') {
-          const labels = hcSmoeGroups(outputs[at] as Float64Array, experts, groups);
-          return { ...found, labels: [...labels], weights: [...frequency] };
+          const labels = joint[at] ?? hcSmoeGroups(outputs[at] as Float64Array, experts, groups);
+          return { ...found, groups: Math.max(...labels) + 1, labels: [...labels], weights: [...frequency] };
         }
         if (step.method === 'ream') {
           const saliency = reamSaliency(pruneScores('reap', layer));
@@ -57,6 +63,22 @@ export function groupingStep(step: GroupStep): Step {
       return layer;
     },
   };
+}
+
+/** HC-SMoE's labels under one budget of all layers that are merged; none for the others. */
+function jointLabels(
+  outputs: readonly Float64Array[],
+  { groups }: GroupStep,
+  merged: readonly boolean[],
+  statistics: readonly LayerStatistics[],
+): (Int32Array | undefined)[] {
+  const layers = [...outputs.keys()].filter((at) => merged[at]);
+  const distances = layers.map((at) => {
+    const { experts } = statistics[at] as LayerStatistics;
+    return euclideanDistances(outputs[at] as Float64Array, experts);
+  });
+  const labels = agglomerateJointly(distances, Math.round(groups * layers.length), 'average');
+  return outputs.map((_, at) => labels[layers.indexOf(at)]);
 }
 
 async function outputsOf(plan: PlanContext, gated: boolean): Promise<Float64Array[]> {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { centralMembers, euclideanDistances, hcSmoeGroups } from '../../../lib/compress/group/hc-smoe.ts';
 import { renumber } from '../../../lib/compress/group/labels.ts';
-import { agglomerate, type Linkage } from '../../../lib/compress/group/linkage.ts';
+import { agglomerate, agglomerateJointly, type Linkage } from '../../../lib/compress/group/linkage.ts';
 import { closeTo, type GoldenTensor, goldenCase, slice } from '../golden-case.ts';
 import { columnMeans, expertRows } from '../golden-layer.ts';
 
@@ -55,6 +55,24 @@ describe('HC-SMoE groups', () => {
         const got = agglomerate(values, shape[0] as number, 4, linkage);
         assert.deepEqual(got, renumber(want), `${linkage}, layer ${layer}`);
       }
+    }
+  });
+
+  it('clusters layers in pairs under one budget as published', async () => {
+    const golden = await goldenCase('reap-clusters');
+    for (const pair of [
+      [0, 1],
+      [2, 3],
+    ]) {
+      const distances = pair.map((layer) => golden.tensor(`ca_euclid_${layer}`).values);
+      agglomerateJointly(distances, 8, 'average').forEach((labels, at) => {
+        const want = Int32Array.from(golden.tensor(`joint_${pair[at]}`).values);
+        assert.deepEqual(labels, renumber(want), `layer ${pair[at]}`);
+      });
+    }
+    for (const clusters of [1, 21]) {
+      const twice = [new Float64Array(100), new Float64Array(100)];
+      assert.throws(() => agglomerateJointly(twice, clusters, 'average'), { argument: 'clusters' });
     }
   });
 
