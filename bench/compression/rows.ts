@@ -46,6 +46,34 @@ export const rows: readonly Row[] = [
     name: `published: ${method} 2:4`,
     options: published({ step: 'sparsify', method }),
   })),
+  ...[0, 0.1, 0.25].map((rows) => ({
+    name: `published: MC-SMoE 8, rank 32 + ${100 * rows} % rows`,
+    options: published(
+      group8,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', rank: 32, rows },
+    ),
+  })),
+  {
+    name: 'published: MC-SMoE 8, rank 16 + 10 % rows',
+    options: published(
+      group8,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', rank: 16, rows: 0.1 },
+    ),
+  },
+  {
+    name: 'published: MC-SMoE 4, rank 32 + 10 % rows',
+    options: published(
+      group4,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', rank: 32, rows: 0.1 },
+    ),
+  },
+  {
+    name: 'published: LoSparse, rank 32 + 10 % rows',
+    options: published({ step: 'factorize', method: 'losparse', rank: 32, rows: 0.1 }),
+  },
   { name: 'merge, 8 groups', options: steps({ steps: [group8, { step: 'merge' }] }) },
   { name: 'merge, 4 groups', options: steps({ steps: [group4, { step: 'merge' }] }) },
   {

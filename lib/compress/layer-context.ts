@@ -160,13 +160,34 @@ export class LayerContext {
   }
 
   #shared(graph: Graph, values: MoeValues, routing: Routing, rows: Value, wanted: Value | undefined): Value {
-    const original = graph.combine(values.rows, values.routing);
-    const aim = wanted
-      ? graph.add(original, graph.map('scale', minus(graph, wanted, original), undefined, { alpha: correction }))
-      : original;
-    const missing = minus(graph, aim, graph.combine(rows, routing));
+    const missing = minus(graph, aimOf(graph, values, wanted), graph.combine(rows, routing));
     const gates = graph.combine(graph.clamp(rows, 1, 1), routing, { onto: routing });
     return graph.multiply(gates, graph.add(rows, graph.take(missing, routing.tokenOf)));
+  }
+
+  /**
+   * Sums of the caller's own, zero at first, over the tokens as the layer's slots get them.
+   *
+   * @param build taps; `aim` [tokens, hidden] is what the block should give
+   * @param o.batch only this one of the calibration batches, counted round
+   */
+  observeSlots<S extends string>(
+    layer: ExpertLayer,
+    shapes: Readonly<Record<S, readonly number[]>>,
+    build: (observed: ObservedSlots, states: Readonly<Record<S, Value>>) => void,
+    o: { readonly batch?: number | undefined } = {},
+  ): Promise<Readonly<Record<S, Float64Array>>> {
+    return this.#withRouting(layer, (route) =>
+      this.stream.observe(
+        shapes,
+        ({ graph, values, wanted }, states) => {
+          const { input } = values;
+          build({ graph, input, routing: route(graph, values), aim: aimOf(graph, values, wanted) }, states);
+        },
+        undefined,
+        o,
+      ),
+    );
   }
 
   /** Squared error of the layer's output over the squared original output, on the inputs that the layers before give. */
@@ -270,7 +291,22 @@ export class LayerContext {
   }
 }
 
+/** The input f32 [tokens, hidden] of a block, how its tokens come to slots, and what it should give. */
+export interface ObservedSlots {
+  readonly graph: Graph;
+  readonly input: Value;
+  readonly routing: Routing;
+  readonly aim: Value;
+}
+
 type Router = (graph: Graph, values: MoeValues) => Routing;
+
+/** What the block should give: the original output, and a share of what the layers before have lost. */
+function aimOf(graph: Graph, values: MoeValues, wanted: Value | undefined): Value {
+  const original = graph.combine(values.rows, values.routing);
+  if (!wanted) return original;
+  return graph.add(original, graph.map('scale', minus(graph, wanted, original), undefined, { alpha: correction }));
+}
 
 function minus(graph: Graph, a: Value, b: Value): Value {
   return graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));

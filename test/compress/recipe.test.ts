@@ -26,7 +26,7 @@ describe('recipes', () => {
       'merge',
       'frequency',
       'factorize',
-      'svd',
+      'losparse',
       'quantize',
       'round',
     ]);

@@ -85,6 +85,19 @@ const cases: Record<string, Case> = {
   'factorize by SVD': { steps: [{ step: 'factorize', method: 'svd', rank: 32 }], recover: 'none' },
   'factorize whitened, with kept rows': { steps: [{ step: 'factorize', method: 'whitened', rank: 24, rows: 0.1 }] },
   'factorize jointly, with an n:m part': { steps: [{ step: 'factorize', rank: 8, sparse: '2:4' }] },
+  'factorize as LoSparse, as published': {
+    steps: [
+      group,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', rank: 32, rows: 0.1, steps: 16 },
+    ],
+    share: [0.298, 0.305],
+    recover: 'none',
+  },
+  'factorize as LoSparse, refitted': {
+    steps: [group, { step: 'merge' }, { step: 'factorize', method: 'losparse', rank: 16, rows: 0.1, steps: 16 }],
+    share: [0.17, 0.18],
+  },
   'factorize as deltas': { steps: [group, { step: 'factorize', method: 'delta', rank: 8 }] },
   'sparsify by magnitude': {
     steps: [{ step: 'sparsify', method: 'magnitude' }],

@@ -136,9 +136,9 @@ export class LoSparsePruner {
     const threshold = this.#smallest(scores, rank);
     this.#matrices.forEach(({ values, columns, unit }, index) => {
       const own = scores[index] as Float64Array;
-      values.forEach((_, at) => {
+      for (let at = 0; at < values.length; at++) {
         if ((own[unitOf(unit, at, columns)] as number) < threshold) values[at] = 0;
-      });
+      }
     });
     return threshold;
   }
@@ -165,12 +165,12 @@ export class LoSparsePruner {
     const units = unit === 'row' ? rows : unit === 'column' ? columns : values.length;
     const scores = new Float64Array(units);
     const share = reduce === 'mean' ? units / values.length : 1;
-    values.forEach((value, at) => {
+    for (let at = 0; at < values.length; at++) {
       const importance = (smoothed[at] as number) * (uncertainty < 1 ? (variation[at] as number) : 1);
-      const score = smoothing === 'magnitude' ? Math.abs(value) : importance;
+      const score = smoothing === 'magnitude' ? Math.abs(values[at] as number) : importance;
       const to = unitOf(unit, at, columns);
       scores[to] = (scores[to] as number) + score * share;
-    });
+    }
     return scores;
   }
 }

@@ -27,13 +27,13 @@ type Preset = (options: RecipeOptions) => Steps;
 
 /** The name of each preset and its steps. */
 const presets = {
-  /** Merged, then factorized. Published with the weights aligned to the first expert and a plain SVD. */
+  /** Merged, then factorized. Published with the weights aligned to the first expert, and as LoSparse. */
   'mc-smoe': (options) => [
     // Choosing a group's neurons keeps far more than averaging its experts (docs/compression.md).
     ...(isPublished(options) ? merged(options) : mergedNeurons(options)),
     {
       step: 'factorize',
-      method: isPublished(options) ? 'svd' : 'joint',
+      method: isPublished(options) ? 'losparse' : 'joint',
       rank: needed(options, 'rank'),
       rows: options.rows ?? 0,
     },

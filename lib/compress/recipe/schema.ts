@@ -89,6 +89,7 @@ export const factorizeStep = z
       .regex(/^\d+:\d+$/)
       .optional()
       .describe("n:m part beside the factors, as '2:4'"),
+    steps: z.int().min(16).max(10_000).optional().describe('losparse: pruning steps, a batch each; default 64'),
     layers: z.record(z.string().regex(/^\d+$/), z.strictObject({ rank: z.int().min(1) })).optional(),
   })
   .describe('Matrices as low rank, with kept rows or an n:m part');

@@ -130,11 +130,13 @@ export class LayerStream {
    *
    * @param shapes f64 states by name, zero at first
    * @param build taps; they may declare outputs, which `each` gets batch by batch
+   * @param o.batch only this one of the batches, counted round
    */
   async observe<S extends string>(
     shapes: Readonly<Record<S, readonly number[]>>,
     build: (observed: Observed, states: Readonly<Record<S, Value>>) => void,
     each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void,
+    o: { readonly batch?: number | undefined } = {},
   ): Promise<Readonly<Record<S, Float64Array>>> {
     const { layer } = this.#layer();
     if (layer.block.kind !== 'moe') throw new TypeError('a dense block has no experts to observe');
@@ -150,7 +152,8 @@ export class LayerStream {
     const tensors: Record<string, Tensor> = {};
     try {
       for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
-      const batches = this.#batches.filter(({ branch }) => branch === 0);
+      const all = this.#batches.filter(({ branch }) => branch === 0);
+      const batches = o.batch === undefined ? all : all.slice(o.batch % all.length, (o.batch % all.length) + 1);
       await this.#run(graph, (batch, outputs) => each?.(outputs, batch.ids.length), {
         states: tensors,
         batches,

@@ -1,6 +1,7 @@
 import { denseMatrices, type Expert, type ExpertLayer, type Matrix } from '../experts.ts';
 import { deltaLayer } from '../factorize/delta.ts';
 import { jointRank, splitRows } from '../factorize/gated.ts';
+import { losparseLayer } from '../factorize/losparse-layer.ts';
 import {
   lowRankWithRows,
   lowRankWithSparse,
@@ -37,6 +38,10 @@ export function factorizingStep(step: FactorizeStep): Step {
         sparse: step.sparse === undefined ? undefined : patternOf(step.sparse, 'sparse'),
       };
       if (step.method === 'delta') return deltaLayer(layer, context, rank);
+      if (step.method === 'losparse') {
+        const published = await losparseLayer(layer, context, { ...target, steps: step.steps ?? 64 });
+        return context.recover ? refitFactors(published, context) : published;
+      }
       const weighted = step.method !== 'svd';
       const above = await factorizeUp(layer, context, target, weighted);
       const factorized = await factorizeDown(above, context, target, weighted);
