@@ -15,7 +15,8 @@ export type { SafetensorsDtype, TensorEntry } from './safetensors.ts';
 /** A tensor as stored: f16 and bf16 as Uint16Array, bool, 8-bit floats, packed and complex types as bytes. */
 export type StoredArray = HostArray | Int16Array | Uint32Array | BigInt64Array | BigUint64Array;
 
-const maximumConfigBytes = 10_000_000;
+/** A config.json is no longer. */
+export const maximumConfigBytes = 10_000_000;
 /** Bytes copied between two turns of the event loop: a few milliseconds from memory. */
 const copyBytes = 16 * 1024 * 1024;
 

@@ -1,8 +1,9 @@
 import { copyFile, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { exists, sizeOf, unwritable } from '../checkpoint/files.ts';
+import { type Checkpoint, maximumConfigBytes } from '../checkpoint/checkpoint.ts';
+import { exists, readWhole, sizeOf, unwritable } from '../checkpoint/files.ts';
 import type { OutputFolder } from '../checkpoint/folder.ts';
+import { keepFloats } from '../checkpoint/json-floats.ts';
 import { readHeader, tensorBytes } from '../checkpoint/safetensors.ts';
 import type { StoredTensor } from '../checkpoint/tensor-source.ts';
 import { SafetensorsWriter, type WriterEntry } from '../checkpoint/writer.ts';
@@ -117,7 +118,9 @@ export class ModelWriter {
       const index = { metadata: { total_size: tensors }, weight_map: weightMap };
       await this.#folder.writeJson('model.safetensors.index.json', index);
     }
-    await this.#folder.writeJson('config.json', config);
+    const source = await readWhole(join(this.#source.folder, 'config.json'), maximumConfigBytes);
+    const text = `${JSON.stringify(config, undefined, 2)}\n`;
+    await this.#folder.writeText('config.json', keepFloats(text, new TextDecoder().decode(source)));
     for (const name of companions) {
       const from = join(this.#source.folder, name);
       if (!(await exists(from))) continue;
