@@ -85,6 +85,10 @@ export const rows: readonly Row[] = [
     name: `slim ${keep}, bf16`,
     options: steps({ steps: [{ step: 'slim', keep, multiple: 2 }] }),
   })),
+  ...[0.5, 0.25].map((keep) => ({
+    name: `slim ${keep}, 250 gradient steps`,
+    options: steps({ steps: [{ step: 'slim', keep, multiple: 2 }, { step: 'reconstruct' }] }),
+  })),
   { name: 'GPTQ int4, refitted', options: steps({ steps: [{ step: 'quantize', method: 'gptq', weights: 'int4' }] }) },
   ...[0.535, 0.26].map((keep) => ({
     name: `slim ${keep}, ${sym128}`,

@@ -45,6 +45,7 @@ function obstacle(step: RecipeStep): [expected: string, received: string] | unde
       return uneven ? ["as many groups in every layer (budget 'layer')", "budget 'model'"] : undefined;
     }
     case 'prune':
+    case 'reconstruct':
       return undefined;
   }
 }

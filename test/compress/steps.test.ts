@@ -99,6 +99,14 @@ const cases: Record<string, Case> = {
     share: [0.17, 0.18],
   },
   'factorize as deltas': { steps: [group, { step: 'factorize', method: 'delta', rank: 8 }] },
+  'reconstruct by gradients': {
+    steps: [
+      { step: 'slim', keep: 0.5 },
+      { step: 'reconstruct', steps: 4 },
+      { step: 'quantize', method: 'gptq', weights: 'int4:128' },
+    ],
+    share: [0.12, 0.15],
+  },
   'sparsify by magnitude': {
     steps: [{ step: 'sparsify', method: 'magnitude' }],
     share: [0.5624, 0.5626],

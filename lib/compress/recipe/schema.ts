@@ -106,6 +106,24 @@ export const sparsifyStep = z
   })
   .describe('At most n of every m weights');
 
+export const reconstructStep = z
+  .strictObject({
+    step: z.literal('reconstruct'),
+    steps: z
+      .int()
+      .min(1)
+      .max(100_000)
+      .default(250)
+      .describe('Gradient steps a layer, a batch of calibration tokens each'),
+    rate: z
+      .number()
+      .gt(0)
+      .lte(1)
+      .default(0.01)
+      .describe('Of the first step, as a share of a matrix’s root mean square'),
+  })
+  .describe('Matrices moved by gradients of the layer’s own output error');
+
 export const quantizeStep = z
   .strictObject({
     step: z.literal('quantize'),
@@ -132,6 +150,7 @@ export const stepSchema = z.discriminatedUnion('step', [
   slimStep,
   factorizeStep,
   sparsifyStep,
+  reconstructStep,
   quantizeStep,
 ]);
 
@@ -151,6 +170,7 @@ export type PruneStep = z.output<typeof pruneStep>;
 export type SlimStep = z.output<typeof slimStep>;
 export type FactorizeStep = z.output<typeof factorizeStep>;
 export type SparsifyStep = z.output<typeof sparsifyStep>;
+export type ReconstructStep = z.output<typeof reconstructStep>;
 export type QuantizeStep = z.output<typeof quantizeStep>;
 /** A checked recipe; recorded as it is in the written folder's config.json. */
 export type Recipe = z.output<typeof recipeSchema>;

@@ -4,6 +4,7 @@ import { groupingStep } from './group.ts';
 import { mergingStep } from './merge.ts';
 import { pruningStep } from './prune.ts';
 import { quantizingStep } from './quantize.ts';
+import { reconstructingStep } from './reconstruct.ts';
 import { slimmingStep } from './slim.ts';
 import { sparsifyingStep } from './sparsify.ts';
 import type { Step } from './step.ts';
@@ -23,6 +24,8 @@ export function makeStep(step: RecipeStep): Step {
       return slimmingStep(step);
     case 'quantize':
       return quantizingStep(step);
+    case 'reconstruct':
+      return reconstructingStep(step);
     case 'sparsify':
       return sparsifyingStep(step);
   }

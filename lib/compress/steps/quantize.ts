@@ -152,7 +152,8 @@ const scalableKinds: readonly ExpertLayer['kind'][] = ['swiglu', 'geglu', 'relu'
 
 /**
  * Gives each neuron the scale under which rounding the down projection costs least (AWQ): its up row is divided by it, its down column
- * multiplied, so that the expert itself stays as it is.
+ * multiplied, so that the expert itself stays as it is. Inputs of gate and up have no scale of an expert's own: the norm that gives them
+ * serves the router and all other experts too (docs/compression.md).
  */
 async function scaleNeurons(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
   const { hidden, kind } = layer;

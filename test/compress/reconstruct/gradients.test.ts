@@ -7,6 +7,7 @@ import { LayerContext } from '../../../lib/compress/layer-context.ts';
 import { outputGradients } from '../../../lib/compress/reconstruct/gradients.ts';
 import { moeLayers, openSource } from '../../../lib/compress/source.ts';
 import { LayerStream } from '../../../lib/compress/statistics/layer-stream.ts';
+import { reconstructingStep } from '../../../lib/compress/steps/reconstruct.ts';
 import type { Device } from '../../../lib/device/device.ts';
 import { openDevice } from '../../../lib/device/open.ts';
 
@@ -95,6 +96,29 @@ describe("gradients of a layer's own output error", () => {
         assert.ok(Math.abs(value - (all.slots[1]?.[name][at] as number)) <= 1e-5 * largest);
       });
     }
+  });
+
+  it('bring the layer nearer to the original one, step by step', async () => {
+    const before = await context.blockError(layer);
+    const step = reconstructingStep({ step: 'reconstruct', steps: 40, rate: 0.01 });
+    const moved = await step.apply(layer, context, undefined);
+    const after = await context.blockError(moved);
+    assert.ok(after.error < 0.8 * before.error, `${after.error} of ${before.error}`);
+    assert.deepEqual(
+      moved.slots.map(({ width }) => width),
+      layer.slots.map(({ width }) => width),
+    );
+    assert.equal((await context.blockError(layer)).error, before.error);
+  });
+
+  it('are refused for matrices that are not dense', async () => {
+    const slots = layer.slots.map((slot) => {
+      const factors = { rank: 1, a: new Float32Array(128), b: new Float32Array(128) };
+      return { ...slot, down: { rows: 128, columns: slot.width, factors } };
+    });
+    const step = reconstructingStep({ step: 'reconstruct', steps: 1, rate: 0.01 });
+    const dense = { code: 'RECIPE_INVALID', argument: 'step' };
+    await assert.rejects(async () => step.apply({ ...layer, slots }, context, undefined), dense);
   });
 
   it('are refused where experts are not SwiGLU', async () => {
