@@ -12,7 +12,14 @@ import type { WeightFormat } from '../weight/format.ts';
 import { checkExpressible, exportHuggingFace } from './huggingface.ts';
 import { LayerRun } from './layer-run.ts';
 import { ModelWriter } from './model-writer.ts';
-import { progressKey, readProgress, removeProgress, type SavedProgress, writeProgress } from './progress-file.ts';
+import {
+  type FinishedLayer,
+  progressKey,
+  readProgress,
+  removeProgress,
+  type SavedProgress,
+  writeProgress,
+} from './progress-file.ts';
 import { namedRecipe } from './recipe/presets.ts';
 import { recipeForRatio } from './recipe/ratio.ts';
 import { parseRecipe, type Recipe, type RecipeInput } from './recipe/schema.ts';
@@ -273,17 +280,14 @@ async function write(
         await stream.leave();
         continue;
       }
-      const done = finished[position];
-      if (done) {
-        await run.replay(stream, writer.layerFile(position), done);
-      } else {
+      if (!finished[position]) {
         const decisions = saved.decisions.map((planned) => planned[position]);
-        const result = await run.compress(stream, decisions, job.signal);
-        await writer.layer(position, result.tensors);
-        finished.push(result.finished);
+        const at = position;
+        const save: Parameters<LayerRun['compress']>[2] = (entries, tensors) => writer.layer(at, entries, tensors);
+        finished.push(await run.compress(stream, decisions, save, job.signal));
         await writeProgress(folder, { ...saved, finished });
-        await run.leave(stream, result.tensors, result.finished);
       }
+      await run.leave(stream, writer.layerFile(position), finished[position] as FinishedLayer);
       position++;
     }
   } catch (error) {

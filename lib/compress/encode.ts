@@ -59,37 +59,43 @@ export function specOf(original: MoeSpec, described: CompressedLayer): MoeSpec {
   };
 }
 
-/** All tensors of the layer's experts and, where it changed, of its router, in the form that is stored. */
-export async function encodeLayer(
+/**
+ * The tensors of the layer's experts in the form that is stored, one after the other; `which`: of gate and up, or of down, alone. Their
+ * names, dtypes and shapes are those of {@link expertEntries}.
+ */
+export async function* encodeExperts(
   layer: ExpertLayer,
   spec: MoeSpec,
   names: MoeNames,
-  routerDtype: 'F32' | 'F16' | 'BF16',
-): Promise<StoredTensor[]> {
-  const tensors: StoredTensor[] = [];
+  which?: 'up' | 'down',
+): AsyncGenerator<StoredTensor> {
   for (const { matrix, slot, part } of expertParts(spec, spec.stored as StoredExperts, names)) {
-    tensors.push(...(await encodePart((layer.slots[slot] as Expert)[matrix] as Matrix, part)));
+    if (which && (matrix === 'down') !== (which === 'down')) continue;
+    yield* await encodePart((layer.slots[slot] as Expert)[matrix] as Matrix, part);
   }
-  if (layer.router) {
-    const shape = [layer.slots.length, layer.hidden];
-    tensors.push({
-      name: `${names.router}.weight`,
-      dtype: routerDtype,
-      shape,
-      data: narrow(layer.router, routerDtype),
-    });
+}
+
+/** What {@link encodeExperts} gives, but for the data. */
+export function* expertEntries(spec: MoeSpec, names: MoeNames): Generator<WriterEntry> {
+  for (const { part } of expertParts(spec, spec.stored as StoredExperts, names)) {
+    yield* [part.values, part.scale, part.offset, part.outer, part.index].filter(isEntry);
   }
-  return tensors;
+}
+
+/** The rows of a router that chooses among slots, as they are stored. */
+export function encodeRouter(
+  router: Float32Array,
+  hidden: number,
+  name: string,
+  dtype: 'F32' | 'F16' | 'BF16',
+): StoredTensor {
+  return { name, dtype, shape: [router.length / hidden, hidden], data: narrow(router, dtype) };
 }
 
 /** Bytes of a described layer's tensors. */
 export function layerBytes(spec: MoeSpec, names: MoeNames): number {
   let bytes = 0;
-  for (const { part } of expertParts(spec, spec.stored as StoredExperts, names)) {
-    for (const { dtype, shape } of [part.values, part.scale, part.offset, part.outer, part.index].filter(isEntry)) {
-      bytes += tensorBytes(dtype, shape) ?? 0;
-    }
-  }
+  for (const { dtype, shape } of expertEntries(spec, names)) bytes += tensorBytes(dtype, shape) ?? 0;
   return bytes;
 }
 

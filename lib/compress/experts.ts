@@ -1,5 +1,6 @@
 /** The experts of one layer while they are compressed: what every step takes and gives. */
 import type { StoredFloats, StoredForm } from '../checkpoint/stored-matrix.ts';
+import { bf16ToF32, f32ToBf16 } from '../tensor/half.ts';
 import type { ExpertKind } from '../weight/bank.ts';
 import type { ExpertMatrices } from './expert.ts';
 
@@ -76,9 +77,29 @@ export interface ExpertLayer {
   readonly forms: { readonly up: PartForms; readonly down: PartForms };
 }
 
-/** A matrix that is dense alone. */
+/** A matrix that is dense alone. Floats that bf16 has too, as whole rows of such a source are, are held in half the memory. */
 export function denseMatrix(rows: number, columns: number, dense: Float32Array): Matrix {
-  return { rows, columns, dense };
+  const bits = exactBf16(dense);
+  return bits ? readMatrix({ rows, columns }, () => bf16ToF32(bits)) : { rows, columns, dense };
+}
+
+/** Undefined where a float has more than bf16 holds. */
+function exactBf16(values: Float32Array): Uint16Array | undefined {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return words.every((word) => (word & 0xffff) === 0) ? f32ToBf16(values) : undefined;
+}
+
+/** A matrix whose dense part is read when it is asked for, and again once the collector has taken it: a layer need not be in memory whole. */
+export function readMatrix(others: Omit<Matrix, 'dense'>, read: () => Float32Array): Matrix {
+  let held: WeakRef<Float32Array> | undefined;
+  return {
+    ...others,
+    get dense() {
+      const values = held?.deref() ?? read();
+      held = new WeakRef(values);
+      return values;
+    },
+  };
 }
 
 /** An expert of dense matrices. */
@@ -148,14 +169,19 @@ function isDense({ dense, factors, kept, sparse }: Matrix): boolean {
   return dense !== undefined && !factors && !kept && !sparse;
 }
 
-/** Every expert as it is in the source. */
+/** Dense experts, one a slot, all stored alike. */
 export function originalLayer(experts: readonly ExpertMatrices[], kind: ExpertKind, form: StoredFloats): ExpertLayer {
+  return layerOf(experts.map(denseExpert), kind, form);
+}
+
+/** Experts in slots of their own. */
+export function layerOf(slots: readonly Expert[], kind: ExpertKind, form: StoredFloats): ExpertLayer {
   const forms = { dense: form, factors: form, kept: form, sparse: form };
   return {
-    hidden: (experts[0] as ExpertMatrices).hidden,
+    hidden: (slots[0] as Expert).hidden,
     kind,
-    slots: experts.map(denseExpert),
-    groupOf: Int32Array.from(experts.keys()),
+    slots,
+    groupOf: Int32Array.from(slots.keys()),
     forms: { up: forms, down: forms },
   };
 }

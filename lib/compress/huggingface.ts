@@ -2,12 +2,13 @@
 import { Checkpoint } from '../checkpoint/checkpoint.ts';
 import { OutputFolder } from '../checkpoint/folder.ts';
 import type { StoredTensor } from '../checkpoint/tensor-source.ts';
+import type { WriterEntry } from '../checkpoint/writer.ts';
 import { MoeError } from '../errors.ts';
 import { familyOf } from '../model/family.ts';
 import { type MoeNames, type MoeSpec, slotsOf, widthOf } from '../moe/spec.ts';
 import { isInteger, parseWeightFormat } from '../weight/format.ts';
-import { matrixNames } from './layer-context.ts';
 import { ModelWriter } from './model-writer.ts';
+import { matrixNames } from './originals.ts';
 import { groupBudget, type Recipe, type RecipeStep } from './recipe/schema.ts';
 
 /** Where the families keep the width of an expert and the count of experts; a config may have some of the keys. */
@@ -100,24 +101,31 @@ export async function exportHuggingFace(
   await writer.copyKept(() => signal?.throwIfAborted());
   for (const [position, { spec, names }] of moe.entries()) {
     signal?.throwIfAborted();
-    await writer.layer(position, await plainExperts(checkpoint, spec, names));
+    const pairs = plainExperts(spec, names);
+    const entries = pairs.map(([name, source]): WriterEntry => ({ ...checkpoint.entry(source), name }));
+    const sources = pairs.map(([, source]) => source);
+    await writer.layer(position, entries, copied(checkpoint, entries, sources));
   }
   await writer.finish(changed);
   await target.commit();
 }
 
-/** Every expert that the router chooses, with the matrices of its slot. */
-async function plainExperts(checkpoint: Checkpoint, spec: MoeSpec, names: MoeNames): Promise<StoredTensor[]> {
-  const tensors: StoredTensor[] = [];
-  for (let expert = 0; expert < spec.router.experts; expert++) {
+/** Every expert that the router chooses, with the matrices of its slot: their names, and those of the sources. */
+function plainExperts(spec: MoeSpec, names: MoeNames): (readonly [name: string, source: string])[] {
+  return Array.from({ length: spec.router.experts }, (_, expert) => {
     const from = matrixNames(names.expert(spec.merged?.groupOf[expert] ?? expert));
-    for (const [at, name] of matrixNames(names.expert(expert)).entries()) {
-      const source = from[at] as string;
-      const { dtype, shape } = checkpoint.entry(source);
-      tensors.push({ name, dtype, shape, data: (await checkpoint.read(source)) as StoredTensor['data'] });
-    }
+    return matrixNames(names.expert(expert)).map((name, at) => [name, from[at] as string] as const);
+  }).flat();
+}
+
+async function* copied(
+  checkpoint: Checkpoint,
+  entries: readonly WriterEntry[],
+  sources: readonly string[],
+): AsyncGenerator<StoredTensor> {
+  for (const [at, entry] of entries.entries()) {
+    yield { ...entry, data: (await checkpoint.read(sources[at] as string)) as StoredTensor['data'] };
   }
-  return tensors;
 }
 
 function widths(spec: MoeSpec): number[] {

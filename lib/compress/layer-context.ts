@@ -1,6 +1,7 @@
 /** What the steps of one layer ask of it: its original experts, and statistics on the inputs that the layers before really give. */
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
-import { MemoryTensors } from '../checkpoint/tensor-source.ts';
+import type { StoredFloats } from '../checkpoint/stored-matrix.ts';
+import { MemoryTensors, type StoredTensor } from '../checkpoint/tensor-source.ts';
 import { MoeError } from '../errors.ts';
 import type { Graph } from '../graph/graph.ts';
 import type { Routing } from '../graph/routing.ts';
@@ -8,27 +9,31 @@ import type { Value } from '../graph/value.ts';
 import { loadProjection } from '../moe/bank.ts';
 import type { MoeValues } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
-import type { MlpNames, MoeNames, MoeSpec } from '../moe/spec.ts';
+import type { MoeNames, MoeSpec } from '../moe/spec.ts';
 import { Weight } from '../weight/weight.ts';
 import type { HiddenPair } from './align/activations.ts';
-import { describeLayer, encodeLayer, specOf } from './encode.ts';
+import { describeLayer, encodeExperts, specOf } from './encode.ts';
 import type { ExpertMatrices } from './expert.ts';
-import { type ExpertLayer, membersOf } from './experts.ts';
+import type { ExpertLayer } from './experts.ts';
+import {
+  type LayerPart,
+  partBytes,
+  partsOf,
+  rowsOf,
+  SlotSums,
+  slotMoments,
+  wholePart,
+  widestOf,
+} from './layer-parts.ts';
+import { originalExpert, originalExperts } from './originals.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
-import type { LayerStream } from './statistics/layer-stream.ts';
+import type { LayerStream, Observed } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
 
-/** Sums over the rows that reach each slot, f64. `width` is the widest slot's. */
-export interface HiddenMoments {
-  readonly width: number;
-  /** Σ g²·h·hᵀ, [slots, width, width]; h the slot's hidden row, g its (summed) gate. */
+/** What gate and up of a slot read: Σ g^power·x·xᵀ, f64 [hidden, hidden], over so many rows. */
+export interface InputMoments {
   readonly gram: Float64Array;
-  /** Σ target·(g·h)ᵀ, [slots, hidden, width]; target: the members' original outputs times their gates. */
-  readonly cross: Float64Array;
-  /** Σ target·targetᵀ of its diagonal: the energy of each slot's target, [slots]. */
-  readonly energy: Float64Array;
-  /** Rows of each slot, [slots]. */
-  readonly rows: Float64Array;
+  readonly rows: number;
 }
 
 /**
@@ -48,7 +53,9 @@ export class LayerContext {
   /** What the last `group` step decided. */
   grouping: Grouping | undefined;
   readonly #checkpoint: Checkpoint;
+  readonly #partBytes: number;
 
+  /** @param o.partBytes of the sums of the slots that are looked at together */
   constructor(
     index: number,
     spec: MoeSpec,
@@ -57,6 +64,7 @@ export class LayerContext {
     checkpoint: Checkpoint,
     recover: boolean,
     signal?: AbortSignal,
+    o: { partBytes?: number } = {},
   ) {
     this.index = index;
     this.spec = spec;
@@ -65,6 +73,7 @@ export class LayerContext {
     this.#checkpoint = checkpoint;
     this.recover = recover;
     this.signal = signal;
+    this.#partBytes = o.partBytes ?? partBytes;
   }
 
   /** Throws RECIPE_INVALID where no `group` step came before. */
@@ -73,26 +82,15 @@ export class LayerContext {
     throw new MoeError('RECIPE_INVALID', { argument: 'merge', expected: 'a group step before it', received: 'none' });
   }
 
-  /** The dense matrices of an original expert. Rejects with CHECKPOINT_MALFORMED where a weight is not finite. */
+  /** The dense matrices of an original expert. */
   async original(expert: number): Promise<ExpertMatrices> {
     this.signal?.throwIfAborted();
-    const [gate, up, down] = matrixNames(this.names.expert(expert));
-    const { hidden, width } = this.spec;
-    return {
-      hidden,
-      width,
-      gate: await this.#finite(gate),
-      up: await this.#finite(up),
-      down: await this.#finite(down),
-    };
+    return originalExpert(this.#checkpoint, this.spec, this.names.expert(expert));
   }
 
-  async #finite(name: string): Promise<Float32Array> {
-    const values = await this.#checkpoint.readF32(name);
-    const at = values.findIndex((value) => !Number.isFinite(value));
-    if (at < 0) return values;
-    const received = `${values[at]} at element ${at}`;
-    throw new MoeError('CHECKPOINT_MALFORMED', { argument: name, expected: 'finite weights', received });
+  /** All original experts, read when they are asked for and stored as `form`. */
+  originals(form: StoredFloats): ExpertLayer {
+    return originalExperts(this.#checkpoint, this.spec, this.names, form);
   }
 
   /** f32 [experts, hidden]. */
@@ -101,66 +99,164 @@ export class LayerContext {
   }
 
   /**
-   * Second moments of what gate and up read: Σ g^power·x·xᵀ over the rows of each slot, f64 [slots, hidden, hidden], and their rows.
+   * Second moments of what gate and up of each slot read.
    *
    * @param power 0: every row alike; 2: rows count as much as their output does
    */
-  async inputMoments(layer: ExpertLayer, power: 0 | 1 | 2): Promise<{ gram: Float64Array; rows: Float64Array }> {
-    const slots = layer.slots.length;
+  inputMoments(layer: ExpertLayer, power: 0 | 1 | 2): SlotSums<InputMoments> {
     const { hidden, router } = this.spec;
-    const { gram, counts } = await this.#withRouting(layer, (route) =>
-      this.stream.observe({ gram: [slots, hidden, hidden], counts: [router.experts] }, ({ graph, values }, states) => {
-        const routing = route(graph, values);
-        const x = graph.take(values.input, routing.tokenOf);
-        graph.accumulate('gram', x, states.gram, { routing, gatePower: power });
-        graph.accumulate('count', routing.ids, states.counts);
-      }),
-    );
-    return { gram, rows: rowsOf(layer, counts) };
+    const parts = partsOf(layer, 8 * hidden * hidden, this.#partBytes);
+    return new SlotSums(parts, async (part) => {
+      const shapes = { gram: [part.layer.slots.length, hidden, hidden], counts: [router.experts] };
+      const { gram, counts } = await this.#withRouting(
+        layer,
+        (route) =>
+          this.stream.observe(shapes, ({ graph, values }, states) => {
+            const routing = route(graph, values);
+            const x = graph.take(values.input, routing.tokenOf);
+            graph.accumulate('gram', x, states.gram, { routing, gatePower: power });
+            graph.accumulate('count', routing.ids, states.counts);
+          }),
+        part,
+      );
+      const rows = rowsOf(part, counts);
+      return part.layer.slots.map((_, at) => ({
+        gram: gram.subarray(at * hidden * hidden, (at + 1) * hidden * hidden),
+        rows: rows[at] as number,
+      }));
+    });
   }
 
   /**
-   * Moments of what down reads and should give, with gate and up as `layer` has them now, in the form in which they are stored.
+   * Moments of what down of each slot reads and should give, with gate and up as `layer` has them now, in the form in which they are stored.
    *
    * @param o.together the target of a slot is what it gives now, and its share of what all slots together are short of the original
    * block's output; else what its members gave in the original. A layer with a router of its own has no members: always together.
    */
-  async hiddenMoments(layer: ExpertLayer, o: { together?: boolean } = {}): Promise<HiddenMoments> {
-    const slots = layer.slots.length;
-    const { hidden, router, kind } = this.spec;
-    const width = Math.max(...layer.slots.map((slot) => slot.width), 1);
-    const shapes = {
-      gram: [slots, width, width],
-      cross: [slots, hidden, width],
-      energy: [slots, hidden],
-      counts: [router.experts],
-    };
-    const run = (route: Router, up: Weight, down: Weight | undefined) =>
-      this.stream.observe(shapes, ({ graph, values, wanted }, states) => {
-        const routing = route(graph, values);
-        const h = graph.linear(values.input, up, { activation: kind, routing });
-        const target = down
-          ? this.#shared(graph, values, routing, graph.linear(h, down, { routing, gather: false }), wanted)
-          : graph.combine(values.rows, values.routing, { onto: routing });
-        graph.accumulate('gram', h, states.gram, { routing, gatePower: 2 });
-        graph.accumulate('gram', target, states.cross, { b: h, routing, gatePower: 1 });
-        graph.accumulate('sum', graph.multiply(target, target), states.energy, { routing });
-        graph.accumulate('count', routing.ids, states.counts);
-      });
+  async hiddenMoments(layer: ExpertLayer, o: { together?: boolean } = {}): Promise<SlotSums<RefitStatistics>> {
+    const { hidden, kind, router } = this.spec;
+    const parts = this.#hiddenParts(layer);
     const together = o.together || layer.router !== undefined;
-    const { gram, cross, energy, counts } = await this.#withRouting(layer, (route) =>
-      this.withProjection(layer, 'up', (up) =>
-        together ? this.withProjection(layer, 'down', (down) => run(route, up, down)) : run(route, up, undefined),
-      ),
-    );
-    const total = Float64Array.from({ length: slots }, (_, slot) =>
-      energy.subarray(slot * hidden, (slot + 1) * hidden).reduce((sum, value) => sum + value, 0),
-    );
-    return { width, gram, cross, energy: total, rows: rowsOf(layer, counts) };
+    const missing = together ? await this.#missing(layer, parts) : undefined;
+    return new SlotSums(parts, async (part) => {
+      const slots = part.layer.slots.length;
+      const width = widestOf(part.layer);
+      const shapes = { gram: [slots, width, width], cross: [slots, hidden, width], counts: [router.experts] };
+      const run = (route: Router, up: Weight, down: Weight | undefined) =>
+        this.stream.observe(
+          shapes,
+          (observed, states) => {
+            const { graph, values } = observed;
+            const routing = route(graph, values);
+            const h = graph.linear(values.input, up, { activation: kind, routing });
+            const target = down
+              ? this.#shared(observed, routing, graph.linear(h, down, { routing, gather: false }))
+              : this.#membersOutput(observed, part, routing);
+            graph.accumulate('gram', h, states.gram, { routing, gatePower: 2 });
+            graph.accumulate('gram', target, states.cross, { b: h, routing, gatePower: 1 });
+            graph.accumulate('count', routing.ids, states.counts);
+          },
+          missing && { inputs: { missing } },
+        );
+      const { gram, cross, counts } = await this.#withRouting(
+        layer,
+        (route) =>
+          this.withProjection(part.layer, 'up', (up) =>
+            together
+              ? this.withProjection(part.layer, 'down', (down) => run(route, up, down))
+              : run(route, up, undefined),
+          ),
+        part,
+      );
+      const rows = rowsOf(part, counts);
+      return part.layer.slots.map((slot, at) => slotMoments({ width, gram, cross, rows }, at, hidden, slot.width));
+    });
   }
 
-  #shared(graph: Graph, values: MoeValues, routing: Routing, rows: Value, wanted: Value | undefined): Value {
-    const missing = minus(graph, aimOf(graph, values, wanted), graph.combine(rows, routing));
+  /**
+   * What all slots together give, f32 [tokens, hidden] of each batch of the stream, summed up run by run; undefined for a single run: the
+   * graph that asks has it then.
+   */
+  async #outputs(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[] | undefined> {
+    if (parts.length === 1) return undefined;
+    const sums: Float32Array[] = [];
+    for (const part of parts) {
+      let batch = 0;
+      const add = (given: Float32Array): void => {
+        const sum = sums[batch] ?? new Float32Array(given.length);
+        for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + (given[at] as number);
+        sums[batch++] = sum;
+      };
+      await this.#withRows(layer, part, (rowsIn) =>
+        this.stream.observe(
+          {},
+          (observed) => {
+            const { rows, routing } = rowsIn(observed);
+            observed.graph.output('given', observed.graph.combine(rows, routing));
+          },
+          { each: ({ given }) => add(given as Float32Array) },
+        ),
+      );
+    }
+    return sums;
+  }
+
+  /** What all slots together are short of what the block should give; undefined for a single run, as {@link #outputs}. */
+  async #missing(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[] | undefined> {
+    const given = await this.#outputs(layer, parts);
+    if (!given) return undefined;
+    const missing: Float32Array[] = [];
+    await this.stream.observe(
+      {},
+      (observed) => {
+        const { graph, inputs } = observed;
+        graph.output('missing', minus(graph, aimOf(observed), inputs.given as Value));
+      },
+      { inputs: { given }, each: (outputs) => missing.push(outputs.missing as Float32Array) },
+    );
+    return missing;
+  }
+
+  /** What the slots of a run give, row by row. */
+  #withRows<T>(
+    layer: ExpertLayer,
+    part: LayerPart,
+    body: (rowsIn: (observed: Observed) => { rows: Value; routing: Routing }) => Promise<T>,
+  ): Promise<T> {
+    return this.#withRouting(
+      layer,
+      (route) =>
+        this.withProjection(part.layer, 'up', (up) =>
+          this.withProjection(part.layer, 'down', (down) =>
+            body(({ graph, values }) => {
+              const routing = route(graph, values);
+              const h = graph.linear(values.input, up, { activation: this.spec.kind, routing });
+              return { rows: graph.linear(h, down, { routing, gather: false }), routing };
+            }),
+          ),
+        ),
+      part,
+    );
+  }
+
+  /** The members' gated outputs in the original, row by row of a run's slots. */
+  #membersOutput({ graph, values, weights }: Observed, { partOf }: LayerPart, routing: Routing): Value {
+    if (partOf.every((slot) => slot >= 0)) return graph.combine(values.rows, values.routing, { onto: routing });
+    // Experts of other runs have nothing to do.
+    const { experts } = weights.spec.router;
+    const own = graph.regroup(
+      values.routing,
+      partOf.map((slot, expert) => (slot < 0 ? -1 : expert)),
+      experts,
+    );
+    const h = graph.linear(values.input, weights.experts.up, { activation: weights.spec.kind, routing: own });
+    const rows = graph.linear(h, weights.experts.down, { routing: own, gather: false });
+    return graph.combine(rows, own, { onto: routing });
+  }
+
+  #shared(observed: Observed, routing: Routing, rows: Value): Value {
+    const { graph, inputs } = observed;
+    const missing = inputs.missing ?? minus(graph, aimOf(observed), graph.combine(rows, routing));
     const gates = graph.combine(graph.clamp(rows, 1, 1), routing, { onto: routing });
     return graph.multiply(gates, graph.add(rows, graph.take(missing, routing.tokenOf)));
   }
@@ -180,11 +276,10 @@ export class LayerContext {
     return this.#withRouting(layer, (route) =>
       this.stream.observe(
         shapes,
-        ({ graph, values, wanted }, states) => {
-          const { input } = values;
-          build({ graph, input, routing: route(graph, values), aim: aimOf(graph, values, wanted) }, states);
+        (observed, states) => {
+          const { graph, values } = observed;
+          build({ graph, input: values.input, routing: route(graph, values), aim: aimOf(observed) }, states);
         },
-        undefined,
         o,
       ),
     );
@@ -198,24 +293,36 @@ export class LayerContext {
 
   /** The block's squared error towards the original one, and the original's energy, over all tokens. */
   async blockError(layer: ExpertLayer): Promise<{ error: number; energy: number }> {
-    const { hidden, kind } = this.spec;
-    const { error, energy } = await this.#withRouting(layer, (route) =>
-      this.withProjection(layer, 'up', (up) =>
-        this.withProjection(layer, 'down', (down) =>
-          this.stream.observe({ error: [hidden], energy: [hidden] }, ({ graph, values }, states) => {
-            const routing = route(graph, values);
-            const h = graph.linear(values.input, up, { activation: kind, routing });
-            const given = graph.combine(graph.linear(h, down, { routing, gather: false }), routing);
-            const original = graph.combine(values.rows, values.routing);
-            const missing = minus(graph, original, given);
-            graph.accumulate('sum', graph.multiply(missing, missing), states.error);
-            graph.accumulate('sum', graph.multiply(original, original), states.energy);
+    const { hidden } = this.spec;
+    const parts = this.#hiddenParts(layer);
+    const outputs = await this.#outputs(layer, parts);
+    const observe = (given: (observed: Observed) => Value) =>
+      this.stream.observe(
+        { error: [hidden], energy: [hidden] },
+        (observed, states) => {
+          const { graph, values } = observed;
+          const original = graph.combine(values.rows, values.routing);
+          const missing = minus(graph, original, given(observed));
+          graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+          graph.accumulate('sum', graph.multiply(original, original), states.energy);
+        },
+        outputs && { inputs: { given: outputs } },
+      );
+    const { error, energy } = outputs
+      ? await observe(({ inputs }) => inputs.given as Value)
+      : await this.#withRows(layer, parts[0] as LayerPart, (rowsIn) =>
+          observe((observed) => {
+            const { rows, routing } = rowsIn(observed);
+            return observed.graph.combine(rows, routing);
           }),
-        ),
-      ),
-    );
+        );
     const total = (sums: Float64Array): number => sums.reduce((sum, value) => sum + value, 0);
     return { error: total(error), energy: total(energy) };
+  }
+
+  #hiddenParts(layer: ExpertLayer): LayerPart[] {
+    const widest = widestOf(layer);
+    return partsOf(layer, 8 * widest * (widest + layer.hidden), this.#partBytes);
   }
 
   /**
@@ -268,26 +375,34 @@ export class LayerContext {
   /** One bank of the layer, exactly as a reader of the new folder will have it. */
   async withProjection<T>(layer: ExpertLayer, which: 'up' | 'down', body: (weight: Weight) => Promise<T>): Promise<T> {
     const spec = specOf(this.spec, describeLayer(layer));
-    const tensors = new MemoryTensors(await encodeLayer(layer, spec, this.names, 'F32'));
-    const loader = new WeightLoader(this.stream.device, tensors, { signal: this.signal });
+    const stored = spec.stored as NonNullable<MoeSpec['stored']>;
+    const tensors: StoredTensor[] = [];
+    for await (const tensor of encodeExperts(layer, spec, this.names, which)) tensors.push(tensor);
+    const loader = new WeightLoader(this.stream.device, new MemoryTensors(tensors), { signal: this.signal });
     try {
-      return await body(
-        await loadProjection(loader, spec, spec.stored as NonNullable<MoeSpec['stored']>, this.names, which),
-      );
+      return await body(await loadProjection(loader, spec, stored, this.names, which));
     } finally {
       loader.dispose();
     }
   }
 
-  /** How tokens come to the layer's slots: by the original choices, or by a router of its own. */
-  async #withRouting<T>(layer: ExpertLayer, body: (route: Router) => Promise<T>): Promise<T> {
-    const { slots, groupOf, router } = layer;
-    if (!router) return body((graph, values) => graph.regroup(values.routing, groupOf, slots.length));
+  /** How tokens come to the slots of a run of the layer: by the original choices, or by a router of its own. */
+  async #withRouting<T>(
+    layer: ExpertLayer,
+    body: (route: Router) => Promise<T>,
+    { partOf, layer: { slots } }: LayerPart = wholePart(layer),
+  ): Promise<T> {
+    const { router } = layer;
+    if (!router) return body((graph, values) => graph.regroup(values.routing, partOf, slots.length));
     const { hidden } = this.spec;
     const spec = specOf(this.spec, describeLayer(layer)).router;
     const format = { format: 'f32' } as const;
-    using weight = await Weight.from(this.stream.device, { in: hidden, out: slots.length, format }, router);
-    return await body((graph, values) => graph.route(graph.linear(values.input, weight), spec));
+    const weightSpec = { in: hidden, out: layer.slots.length, format };
+    using weight = await Weight.from(this.stream.device, weightSpec, router);
+    return await body((graph, values) => {
+      const routing = graph.route(graph.linear(values.input, weight), spec);
+      return slots.length === layer.slots.length ? routing : graph.regroup(routing, partOf, slots.length);
+    });
   }
 }
 
@@ -302,7 +417,7 @@ export interface ObservedSlots {
 type Router = (graph: Graph, values: MoeValues) => Routing;
 
 /** What the block should give: the original output, and a share of what the layers before have lost. */
-function aimOf(graph: Graph, values: MoeValues, wanted: Value | undefined): Value {
+function aimOf({ graph, values, wanted }: Observed): Value {
   const original = graph.combine(values.rows, values.routing);
   if (!wanted) return original;
   return graph.add(original, graph.map('scale', minus(graph, wanted, original), undefined, { alpha: correction }));
@@ -310,38 +425,4 @@ function aimOf(graph: Graph, values: MoeValues, wanted: Value | undefined): Valu
 
 function minus(graph: Graph, a: Value, b: Value): Value {
   return graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));
-}
-
-/** Rows of each slot. */
-function rowsOf(layer: ExpertLayer, counts: Float64Array): Float64Array {
-  if (layer.router) return counts.slice(0, layer.slots.length);
-  return Float64Array.from(membersOf(layer), (members) =>
-    members.reduce((sum, expert) => sum + (counts[expert] as number), 0),
-  );
-}
-
-export function matrixNames({ gate, up, down }: MlpNames): [string, string, string] {
-  return [`${gate}.weight`, `${up}.weight`, `${down}.weight`];
-}
-
-/** The moments of one slot at its own width. */
-export function slotMoments(
-  { width: widest, gram, cross, rows }: HiddenMoments,
-  slot: number,
-  hidden: number,
-  width: number,
-): RefitStatistics {
-  return {
-    gram: cut(gram.subarray(slot * widest * widest, (slot + 1) * widest * widest), width, width, widest),
-    cross: cut(cross.subarray(slot * hidden * widest, (slot + 1) * hidden * widest), hidden, width, widest),
-    rows: rows[slot] as number,
-  };
-}
-
-/** The first `rows` and `columns` of a matrix of row length `stride`. */
-function cut(matrix: Float64Array, rows: number, columns: number, stride: number): Float64Array {
-  if (columns === stride) return matrix.subarray(0, rows * columns);
-  const part = new Float64Array(rows * columns);
-  for (let row = 0; row < rows; row++) part.set(matrix.subarray(row * stride, row * stride + columns), row * columns);
-  return part;
 }

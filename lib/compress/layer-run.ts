@@ -1,14 +1,16 @@
 /** One MoE layer of a run: its steps, what is stored of it, and the stream's way past it. */
 import { type CompressedLayer, compressedJson, compressedSection } from '../checkpoint/compressed.ts';
 import { SafetensorsFile } from '../checkpoint/safetensors-file.ts';
-import { MemoryTensors, type StoredTensor, type TensorSource } from '../checkpoint/tensor-source.ts';
+import type { StoredTensor } from '../checkpoint/tensor-source.ts';
+import type { WriterEntry } from '../checkpoint/writer.ts';
 import { loadBank } from '../moe/bank.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import { expertParts } from '../moe/parts.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
-import { describeLayer, encodeLayer, layerBytes, specOf } from './encode.ts';
-import { type ExpertLayer, originalLayer } from './experts.ts';
-import { LayerContext, matrixNames } from './layer-context.ts';
+import { describeLayer, encodeExperts, encodeRouter, expertEntries, layerBytes, specOf } from './encode.ts';
+import type { ExpertLayer } from './experts.ts';
+import { LayerContext } from './layer-context.ts';
+import { matrixNames } from './originals.ts';
 import type { FinishedLayer } from './progress-file.ts';
 import type { Recipe } from './recipe/schema.ts';
 import type { LayerReport } from './report/report.ts';
@@ -42,47 +44,42 @@ export class LayerRun {
     return [...matrices.flat(), `${this.#names.router}.weight`];
   }
 
-  /** Runs the steps on the entered layer. */
+  /** Runs the steps on the entered layer and hands the result on, tensor by tensor. */
   async compress(
     stream: LayerStream,
     decisions: readonly (Json | undefined)[],
+    write: (entries: readonly WriterEntry[], tensors: AsyncIterable<StoredTensor>) => Promise<void>,
     signal: AbortSignal | undefined,
-  ): Promise<{ tensors: StoredTensor[]; finished: FinishedLayer }> {
+  ): Promise<FinishedLayer> {
     const { checkpoint } = this.#source;
     const recover = this.#recipe.recover !== 'none';
     const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, recover, signal);
-    let layer = await this.#original(context, decisions);
+    const original = context.originals({ format: formats[this.#dtype()] });
+    let layer: ExpertLayer = {
+      ...original,
+      forms: finalForms(this.#recipe, this.index, original.forms, decisions),
+    };
     for (const [at, step] of this.#recipe.steps.entries()) {
       signal?.throwIfAborted();
       layer = await makeStep(step).apply(layer, context, decisions[at]);
     }
     const described = describeLayer(layer);
     const spec = specOf(this.#spec, described);
-    const tensors = await encodeLayer(layer, spec, this.#names, this.#dtype());
-    if (!layer.router) tensors.push(await this.#sourceRouter());
-    return {
-      tensors,
-      finished: {
-        layer: this.index,
-        described: json(described),
-        report: this.#report(layer, spec, context, await context.outputError(layer)),
-      },
-    };
+    const router = await this.#router(layer);
+    await write([...expertEntries(spec, this.#names), router], this.#tensors(layer, spec, router));
+    const report = this.#report(layer, spec, context, await context.outputError(layer));
+    return { layer: this.index, described: json(described), report };
   }
 
-  /** Moves the stream past a layer that was just compressed. */
-  leave(stream: LayerStream, tensors: readonly StoredTensor[], finished: FinishedLayer): Promise<void> {
-    return this.#leave(stream, new MemoryTensors(tensors), finished);
+  async *#tensors(layer: ExpertLayer, spec: MoeSpec, router: StoredTensor): AsyncGenerator<StoredTensor> {
+    yield* encodeExperts(layer, spec, this.#names);
+    yield router;
   }
 
-  /** Moves the stream past a layer that an earlier run finished. */
-  async replay(stream: LayerStream, file: string, finished: FinishedLayer): Promise<void> {
-    using tensors = await SafetensorsFile.open(file);
-    await this.#leave(stream, tensors, finished);
-  }
-
-  async #leave(stream: LayerStream, tensors: TensorSource, { described }: FinishedLayer): Promise<void> {
+  /** Moves the stream past a layer, now in its file. */
+  async leave(stream: LayerStream, file: string, { described }: FinishedLayer): Promise<void> {
     const spec = specOf(this.#spec, read(described));
+    using tensors = await SafetensorsFile.open(file);
     const loader = new WeightLoader(stream.device, tensors);
     try {
       const experts = await loadBank(loader, spec, this.#names, undefined);
@@ -93,13 +90,6 @@ export class LayerRun {
     }
   }
 
-  async #original(context: LayerContext, decisions: readonly (Json | undefined)[]): Promise<ExpertLayer> {
-    const experts = [];
-    for (let expert = 0; expert < this.#spec.router.experts; expert++) experts.push(await context.original(expert));
-    const layer = originalLayer(experts, this.#spec.kind, { format: formats[this.#dtype()] });
-    return { ...layer, forms: finalForms(this.#recipe, this.index, layer.forms, decisions) };
-  }
-
   /** Of the source's expert matrices. */
   #dtype(): 'F32' | 'F16' | 'BF16' {
     const [, up] = matrixNames(this.#names.expert(0));
@@ -107,9 +97,10 @@ export class LayerRun {
     return dtype === 'BF16' || dtype === 'F16' ? dtype : 'F32';
   }
 
-  async #sourceRouter(): Promise<StoredTensor> {
+  async #router({ router, hidden }: ExpertLayer): Promise<StoredTensor> {
     const { checkpoint } = this.#source;
     const name = `${this.#names.router}.weight`;
+    if (router) return encodeRouter(router, hidden, name, this.#dtype());
     const { dtype, shape } = checkpoint.entry(name);
     return { name, dtype, shape, data: (await checkpoint.read(name)) as StoredTensor['data'] };
   }

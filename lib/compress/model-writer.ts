@@ -85,11 +85,10 @@ export class ModelWriter {
   }
 
   /** Writes the file of the layer at `position` among the compressed ones. Rejects with FILE_UNWRITABLE. */
-  async layer(position: number, tensors: readonly StoredTensor[]): Promise<void> {
-    const path = this.#folder.file(this.#files[this.#kept.length + position] as string);
-    const writer = await SafetensorsWriter.create(path, tensors, { format: 'pt' });
+  async layer(position: number, entries: readonly WriterEntry[], tensors: AsyncIterable<StoredTensor>): Promise<void> {
+    const writer = await SafetensorsWriter.create(this.layerFile(position), entries, { format: 'pt' });
     try {
-      for (const { name, data } of tensors) await writer.write(name, data);
+      for await (const { name, data } of tensors) await writer.write(name, data);
       await writer.finish();
     } finally {
       await writer.discard();

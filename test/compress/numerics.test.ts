@@ -1,6 +1,9 @@
 import { strict as assert } from 'node:assert';
 import { performance } from 'node:perf_hooks';
 import type { NativeWeightForm } from '../../lib/addon.ts';
+import type { StoredIntegers } from '../../lib/checkpoint/stored-matrix.ts';
+import { decodeCodes } from '../../lib/compress/decode.ts';
+import type { Codes } from '../../lib/compress/experts.ts';
 import {
   assign,
   cholesky,
@@ -278,6 +281,10 @@ describe('gptq against the published solver', () => {
       const own = await gptq(weight, hessian, rows, columns, { form: { ...form, scale: 'f16' }, bySize });
       const ownError = await outputError(x, own.dequantized, weight, columns);
       assert.ok(ownError < 1.1 * expected, `${ownError} for ${expected}`);
+      const groupSize = (group || 'channel') as StoredIntegers['groupSize'];
+      const stored: StoredIntegers = { format: bits === 4 ? 'int4' : 'int8', groupSize, offset, scale: 'f16' };
+      const codes = { ...own, form: stored, ...(own.offset && { offset: own.offset }) } as Codes;
+      assert.deepEqual(decodeCodes(codes, rows, columns), own.dequantized);
     });
   }
 });

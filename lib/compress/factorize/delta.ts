@@ -1,5 +1,5 @@
 import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix, sumOf } from '../experts.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
 import { ridgeSolve } from '../recover/ridge.ts';
 import { jointRank } from './gated.ts';
 import { lowRank, whiteningOf } from './low-rank.ts';
@@ -11,7 +11,9 @@ import { lowRank, whiteningOf } from './low-rank.ts';
 export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank: number): Promise<ExpertLayer> {
   const { hidden } = layer;
   const experts = layer.slots.map((_, slot) => denseMatrices(layer, slot));
-  const { gram, rows } = await context.inputMoments(layer, 2);
+  const inputs = context.inputMoments(layer, 2);
+  const rows: number[] = [];
+  for (const slot of layer.slots.keys()) rows.push((await inputs.of(slot)).rows);
   const shares = sharesOf(rows);
   const gated = experts.every(({ gate }) => gate !== undefined);
   const above = experts.map(({ gate, up }) => (gate ? stack(gate, up) : up));
@@ -22,7 +24,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
   const factors: Factors[] = [];
   for (const [slot, matrix] of above.entries()) {
     context.signal?.throwIfAborted();
-    const whiten = await whiteningOf(gram.subarray(slot * hidden * hidden, (slot + 1) * hidden * hidden), hidden);
+    const whiten = await whiteningOf((await inputs.of(slot)).gram, hidden);
     factors.push(await lowRank(difference(matrix, base), { rows: tall, columns: hidden }, upRank, { whiten }));
   }
   const ups = factors.map((own, slot) => split(own, base, width, hidden, gated, slot === 0));
@@ -42,13 +44,12 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
   const moments = await context.hiddenMoments({ ...layer, slots: whole });
   const targets: Float32Array[] = [];
   for (const [slot, { down }] of experts.entries()) {
-    const statistics = slotMoments(moments, slot, hidden, width);
-    targets.push(context.recover ? await ridgeSolve(statistics, down, width, hidden) : down);
+    targets.push(context.recover ? await ridgeSolve(await moments.of(slot), down, width, hidden) : down);
   }
   const downBase = weightedMean(targets, shares);
   const slots: Expert[] = [];
   for (const [slot, target] of targets.entries()) {
-    const whiten = await whiteningOf(slotMoments(moments, slot, hidden, width).gram, width);
+    const whiten = await whiteningOf((await moments.of(slot)).gram, width);
     const shape = { rows: hidden, columns: width };
     const own = await lowRank(difference(target, downBase), shape, Math.min(rank, hidden, width), { whiten });
     const down = { ...shape, ...(slot === 0 && { dense: downBase }), factors: own };
@@ -58,7 +59,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
 }
 
 /** By rows; equal where nothing was seen. */
-function sharesOf(rows: Float64Array): number[] {
+function sharesOf(rows: readonly number[]): number[] {
   const total = rows.reduce((sum, count) => sum + count, 0);
   return Array.from(rows, (count) => (total > 0 ? count / total : 1 / rows.length));
 }

@@ -1,6 +1,6 @@
-import { denseMatrix, type ExpertLayer } from '../experts.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
-import { ridgeSolve } from './ridge.ts';
+import { denseMatrix, type Expert, type ExpertLayer, type Matrix } from '../experts.ts';
+import type { LayerContext } from '../layer-context.ts';
+import { type RefitStatistics, ridgeSolve } from './ridge.ts';
 
 export interface RefitOptions {
   /** [slots]: slots that need none. */
@@ -18,14 +18,18 @@ export async function refitDown(
   context: LayerContext,
   { untouched = [], together = false }: RefitOptions = {},
 ): Promise<ExpertLayer> {
-  const { hidden, slots } = layer;
+  const { slots } = layer;
   const moments = await context.hiddenMoments(layer, { together });
   const refitted = [...slots];
   for (const [slot, expert] of slots.entries()) {
-    const { width, down } = expert;
-    if (untouched[slot] || width === 0 || !down.dense) continue;
-    const dense = await ridgeSolve(slotMoments(moments, slot, hidden, width), down.dense, width, hidden);
-    refitted[slot] = { ...expert, down: denseMatrix(hidden, width, dense) };
+    if (!untouched[slot]) refitted[slot] = { ...expert, down: await refittedDown(expert, await moments.of(slot)) };
   }
   return { ...layer, slots: refitted };
+}
+
+/** The dense down projection of one slot, refitted. */
+export async function refittedDown({ hidden, width, down }: Expert, statistics: RefitStatistics): Promise<Matrix> {
+  const { dense } = down;
+  if (width === 0 || !dense) return down;
+  return denseMatrix(hidden, width, await ridgeSolve(statistics, dense, width, hidden));
 }

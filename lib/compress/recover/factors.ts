@@ -1,5 +1,5 @@
 import type { Expert, ExpertLayer, Matrix } from '../experts.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
 import { product } from '../numerics.ts';
 import { type RefitStatistics, ridgeSolve } from './ridge.ts';
 
@@ -8,12 +8,10 @@ import { type RefitStatistics, ridgeSolve } from './ridge.ts';
  * output: B = argmin Σ_t ‖B·z_t − target_t‖² + λ‖B − B⁰‖² with z = A·h, whose moments follow from those of h.
  */
 export async function refitFactors(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
-  const { hidden } = layer;
   const moments = await context.hiddenMoments(layer, { together: true });
   const slots: Expert[] = [];
   for (const [slot, expert] of layer.slots.entries()) {
-    const statistics = slotMoments(moments, slot, hidden, expert.width);
-    slots.push({ ...expert, down: await refitMatrix(expert.down, statistics) });
+    slots.push({ ...expert, down: await refitMatrix(expert.down, await moments.of(slot)) });
   }
   return { ...layer, slots };
 }

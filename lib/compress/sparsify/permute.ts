@@ -2,7 +2,7 @@
 import { permuteNeurons } from '../align/weights.ts';
 import type { ExpertMatrices } from '../expert.ts';
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
 import { searchPermutation } from '../numerics.ts';
 import type { Pattern } from './masks.ts';
 
@@ -44,7 +44,7 @@ export async function permuteSlots(
     context.signal?.throwIfAborted();
     const expert = denseMatrices(layer, slot);
     const { width } = expert;
-    const own = moments && slotMoments(moments, slot, layer.hidden, width);
+    const own = await moments?.of(slot);
     const norms =
       own && own.rows > 0
         ? Float64Array.from({ length: width }, (_, at) => Math.sqrt(own.gram[at * width + at] as number))

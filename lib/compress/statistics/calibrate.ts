@@ -59,6 +59,7 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
           graph.accumulate('sum', graph.multiply(rows, rows), states.squares, { routing });
           graph.accumulate('gram', routerLogits, states.gram);
         },
+        { leave: true },
       );
       if (Object.values(sums).some((values) => !values.every(Number.isFinite))) {
         throw new MoeError('CHECKPOINT_MALFORMED', {
@@ -79,8 +80,9 @@ export async function calibrate(stream: LayerStream, onLayer: (done: number) => 
         gates: ofOnes(sums.gates),
         plainGates: ofOnes(sums.plainGates),
       });
+    } else {
+      await stream.leave();
     }
-    await stream.leave();
   }
   onLayer(stream.config.layers.length);
   return statistics;

@@ -41,6 +41,19 @@ export interface Observed {
    * before have changed; absent where the original does not run along.
    */
   readonly wanted: Value | undefined;
+  /** f32 [tokens, hidden]: what the observer gave along. */
+  readonly inputs: Readonly<Record<string, Value>>;
+}
+
+export interface ObserveOptions {
+  /** Gets the outputs that the taps declare, batch by batch. */
+  readonly each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void;
+  /** f32 [tokens, hidden] of each batch, by name. */
+  readonly inputs?: Readonly<Record<string, readonly Float32Array[]>>;
+  /** Leaves the layer with its original experts in the same pass. There may be no branches. */
+  readonly leave?: boolean;
+  /** Only this one of the batches, counted round. */
+  readonly batch?: number | undefined;
 }
 
 /** Sums of all windows, by the names of the graph's states. */
@@ -129,38 +142,50 @@ export class LayerStream {
    * Runs the MoE block of the entered layer with its original experts over all windows.
    *
    * @param shapes f64 states by name, zero at first
-   * @param build taps; they may declare outputs, which `each` gets batch by batch
-   * @param o.batch only this one of the batches, counted round
+   * @param build taps; they may declare outputs
    */
   async observe<S extends string>(
     shapes: Readonly<Record<S, readonly number[]>>,
     build: (observed: Observed, states: Readonly<Record<S, Value>>) => void,
-    each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void,
-    o: { readonly batch?: number | undefined } = {},
+    { each, inputs = {}, leave = false, batch }: ObserveOptions = {},
   ): Promise<Readonly<Record<S, Float64Array>>> {
     const { layer } = this.#layer();
     if (layer.block.kind !== 'moe') throw new TypeError('a dense block has no experts to observe');
     const graph = new Graph(this.device);
     const { middle, input } = this.#blockInput(graph, layer);
-    const values = buildMoe(graph, input, layer.block.moe).values;
+    const { y, values } = buildMoe(graph, input, layer.block.moe, middle);
     const original = this.#originals().length > 0 && graph.input('original', 'f32', ['tokens', this.config.hidden]);
     const wanted = original ? graph.add(original, graph.map('scale', middle, undefined, { alpha: -1 })) : undefined;
     const names = Object.keys(shapes) as S[];
     const states = Object.fromEntries(names.map((name) => [name, graph.state(name, 'f64', shapes[name])]));
-    build({ graph, values, weights: layer.block.moe, wanted }, states as Record<S, Value>);
-    if (!each) graph.output('offsets', values.routing.offsets);
+    const given = Object.keys(inputs).map((name) => [name, graph.input(name, 'f32', ['tokens', this.config.hidden])]);
+    const weights = layer.block.moe;
+    build({ graph, values, weights, wanted, inputs: Object.fromEntries(given) }, states as Record<S, Value>);
+    if (leave) graph.output('result', y);
+    else if (!each) graph.output('offsets', values.routing.offsets);
     const tensors: Record<string, Tensor> = {};
     try {
       for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
       const all = this.#batches.filter(({ branch }) => branch === 0);
-      const batches = o.batch === undefined ? all : all.slice(o.batch % all.length, (o.batch % all.length) + 1);
-      await this.#run(graph, (batch, outputs) => each?.(outputs, batch.ids.length), {
-        states: tensors,
+      const batches = batch === undefined ? all : all.slice(batch % all.length, (batch % all.length) + 1);
+      const take = (taken: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>): void => {
+        each?.(outputs, taken.ids.length);
+        if (leave) taken.hidden = outputs.result as Float32Array;
+      };
+      await this.#run(graph, take, {
         batches,
-        observing: true,
+        observed: (batch) => ({
+          ...tensors,
+          ...(batch.original && { original: batch.original.hidden }),
+          ...Object.fromEntries(Object.entries(inputs).map(([name, all]) => [name, all[batches.indexOf(batch)]])),
+        }),
       });
       const sums: Partial<Record<S, Float64Array>> = {};
-      for (const name of names) sums[name] = (await (tensors[name] as Tensor).read()) as Float64Array;
+      for (const name of names) {
+        using tensor = tensors[name] as Tensor;
+        sums[name] = (await tensor.read()) as Float64Array;
+      }
+      if (leave) this.dispose();
       return sums as Record<S, Float64Array>;
     } finally {
       for (const tensor of Object.values(tensors)) tensor.dispose();
@@ -182,7 +207,7 @@ export class LayerStream {
     }
   }
 
-  /** Gives the entered layer's weights back; for the end of a run that failed. */
+  /** Gives the entered layer's weights back: where nothing of it is to be run any more. */
   dispose(): void {
     this.#entered?.loader.dispose();
     this.#entered = undefined;
@@ -284,15 +309,14 @@ export class LayerStream {
     graph: Graph,
     take: (batch: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>) => void,
     {
-      states = {},
       attention,
       batches = this.#batches,
-      observing = false,
+      observed = () => ({}),
     }: {
-      states?: Readonly<Record<string, Tensor>>;
       attention?: number;
       batches?: readonly Batch[];
-      observing?: boolean;
+      /** Inputs of a batch beside its `middle`. */
+      observed?: (batch: Batch) => Record<string, Tensor | Float32Array>;
     } = {},
   ): Promise<void> {
     const { kvHeads, headDim } = this.config.attention;
@@ -309,11 +333,7 @@ export class LayerStream {
       for (const batch of batches) {
         const inputs =
           attention === undefined
-            ? {
-                middle: batch.middle,
-                ...states,
-                ...(observing && batch.original && { original: batch.original.hidden }),
-              }
+            ? { middle: batch.middle, ...observed(batch) }
             : { hidden: batch.hidden, ...batch.places, ...caches };
         const outputs = await program.run(inputs, { signal: this.#signal });
         const arrays: Record<string, Float32Array | Int32Array> = {};

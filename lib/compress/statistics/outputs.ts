@@ -53,18 +53,20 @@ export async function sampleOutputs(
         observed.graph.output('logits', observed.values.routerLogits);
         observed.graph.output('rows', choose(observed).rows);
       },
-      (result, length) => {
-        const [all, rows] = [result.logits as Float32Array, result.rows as Float32Array];
-        for (let token = (distance - (begin % distance)) % distance; token < length; token += distance) {
-          const at = (begin + token) / distance;
-          logits.set(all.subarray(token * experts, (token + 1) * experts), at * experts);
-          for (let expert = 0; expert < runs; expert++) {
-            // Rows lie expert by expert, and every expert of the run has all tokens.
-            const row = (expert * length + token) * hidden;
-            outputs.set(rows.subarray(row, row + hidden), (at * experts + first + expert) * hidden);
+      {
+        each: (result, length) => {
+          const [all, rows] = [result.logits as Float32Array, result.rows as Float32Array];
+          for (let token = (distance - (begin % distance)) % distance; token < length; token += distance) {
+            const at = (begin + token) / distance;
+            logits.set(all.subarray(token * experts, (token + 1) * experts), at * experts);
+            for (let expert = 0; expert < runs; expert++) {
+              // Rows lie expert by expert, and every expert of the run has all tokens.
+              const row = (expert * length + token) * hidden;
+              outputs.set(rows.subarray(row, row + hidden), (at * experts + first + expert) * hidden);
+            }
           }
-        }
-        begin += length;
+          begin += length;
+        },
       },
     );
   });

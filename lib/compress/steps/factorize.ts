@@ -10,7 +10,7 @@ import {
   type Shape,
   whiteningOf,
 } from '../factorize/low-rank.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
 import type { FactorizeStep } from '../recipe/schema.ts';
 import { refitFactors } from '../recover/factors.ts';
 import { ridgeSolve } from '../recover/ridge.ts';
@@ -57,13 +57,13 @@ async function factorizeUp(
   weighted: boolean,
 ): Promise<ExpertLayer> {
   const { hidden } = layer;
-  const moments = weighted || target.sparse ? await context.inputMoments(layer, 2) : undefined;
+  const moments = weighted || target.sparse ? context.inputMoments(layer, 2) : undefined;
   const slots: Expert[] = [];
   for (const slot of layer.slots.keys()) {
     context.signal?.throwIfAborted();
     const expert = denseMatrices(layer, slot);
     const { width } = expert;
-    const moment = moments?.gram.subarray(slot * hidden * hidden, (slot + 1) * hidden * hidden);
+    const moment = (await moments?.of(slot))?.gram;
     const whiten = moment && weighted ? await whiteningOf(moment, hidden) : undefined;
     // A neuron counts as much as the column that carries it on.
     const row = weighted ? columnNorms(expert.down, hidden, width) : undefined;
@@ -110,7 +110,7 @@ async function factorizeDown(
       slots.push({ ...expert, down: await factorizeMatrix(down, own, target, {}, undefined) });
       continue;
     }
-    const statistics = slotMoments(moments, slot, hidden, width);
+    const statistics = await moments.of(slot);
     // With the refit first, the whitened factors are those of a reduced-rank regression on the target itself.
     if (context.recover) down = await ridgeSolve(statistics, down, width, hidden);
     const whiten = weighted ? await whiteningOf(statistics.gram, width) : undefined;

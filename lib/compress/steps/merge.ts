@@ -1,13 +1,15 @@
 import type { ExpertMatrices } from '../expert.ts';
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
 import { meanRows, selectRows } from '../group/router.ts';
-import { type HiddenMoments, type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
+import type { SlotSums } from '../layer-parts.ts';
 import { mergeShares, uniformWeights } from '../merge/mean.ts';
 import { alignMembers, type Group, leastSquares, meanOf, tiesOf } from '../merge/members.ts';
 import { joinExperts, limitNeurons, type Member, mostCandidates } from '../merge/neurons.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { MergeStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
+import type { RefitStatistics } from '../recover/ridge.ts';
 import { widthsWithin } from '../size.ts';
 import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
@@ -64,19 +66,28 @@ async function mergeMembers(
   weights: ArrayLike<number>,
   { align, method }: MergeStep,
 ): Promise<ExpertLayer> {
-  const groups: Group[] = [];
-  for (const group of indices) {
+  const read = async (group: readonly number[]): Promise<Group> => {
     const members: ExpertMatrices[] = [];
     for (const expert of group) members.push(await context.original(expert));
-    groups.push({ members, shares: mergeShares(weights, group), dominant: group.indexOf(heaviest(weights, group)) });
-  }
-  const aligned = await alignMembers(groups, layer, context, align);
-  const merged = {
-    ...layer,
-    slots: aligned.map((group) => denseExpert(method === 'ties' ? tiesOf(group) : meanOf(group))),
+    return { members, shares: mergeShares(weights, group), dominant: group.indexOf(heaviest(weights, group)) };
   };
-  if (method === 'least-squares') return leastSquares(merged, context, aligned);
-  const untouched = groups.map(({ members }) => members.length === 1);
+  const made = (group: Group): Expert => denseExpert(method === 'ties' ? tiesOf(group) : meanOf(group));
+  const slots: Expert[] = [];
+  if (align === 'activations' || method === 'least-squares') {
+    // One pass over the windows serves all groups.
+    const groups: Group[] = [];
+    for (const group of indices) groups.push(await read(group));
+    const aligned = await alignMembers(groups, layer, context, align);
+    slots.push(...aligned.map(made));
+    if (method === 'least-squares') return leastSquares({ ...layer, slots }, context, aligned);
+  } else {
+    for (const group of indices) {
+      const aligned = await alignMembers([await read(group)], layer, context, align);
+      slots.push(...aligned.map(made));
+    }
+  }
+  const merged = { ...layer, slots };
+  const untouched = indices.map(({ length }) => length === 1);
   return context.recover ? refitDown(merged, context, { untouched }) : merged;
 }
 
@@ -84,7 +95,7 @@ async function mergeMembers(
 interface Candidates {
   readonly experts: readonly ExpertMatrices[];
   readonly curves: readonly NeuronCurve[];
-  readonly moments: HiddenMoments;
+  readonly moments: SlotSums<RefitStatistics>;
 }
 
 async function candidatesOf(
@@ -93,7 +104,6 @@ async function candidatesOf(
   groups: readonly (readonly number[])[],
   weights: ArrayLike<number>,
 ): Promise<Candidates> {
-  const { hidden } = layer;
   const crowded = groups.some((group) => group.length * context.spec.width > mostCandidates);
   const energy = crowded ? await energies(context, layer) : [];
   const joined: Expert[] = [];
@@ -111,8 +121,8 @@ async function candidatesOf(
   const moments = await context.hiddenMoments(wide, { together: context.recover });
   const experts: ExpertMatrices[] = [];
   const curves: NeuronCurve[] = [];
-  for (const [slot, { width }] of wide.slots.entries()) {
-    const statistics = slotMoments(moments, slot, hidden, width);
+  for (const slot of wide.slots.keys()) {
+    const statistics = await moments.of(slot);
     const candidate = denseMatrices(wide, slot);
     const best = context.recover ? await refitExpert(candidate, statistics) : candidate;
     experts.push(best);
@@ -132,7 +142,7 @@ async function mergeNeurons(
   const { experts, curves, moments } = await candidatesOf(layer, context, groups, weights);
   const slots: Expert[] = [];
   for (const [slot, expert] of experts.entries()) {
-    const statistics = slotMoments(moments, slot, layer.hidden, expert.width);
+    const statistics = await moments.of(slot);
     const width = Math.min(widths[slot] as number, expert.width);
     const curve = curves[slot] as NeuronCurve;
     slots.push(denseExpert(await slimExpert(expert, statistics, curve, width, context.recover)));
@@ -173,10 +183,13 @@ function groupsOf({ groups, labels }: Grouping): number[][] {
 /** Σ g²·h² of the neurons of each original expert. */
 async function energies(context: LayerContext, layer: ExpertLayer): Promise<Float64Array[]> {
   const original = { ...layer, groupOf: Int32Array.from(layer.slots.keys()) };
-  const { gram, width } = await context.hiddenMoments(original);
-  return layer.slots.map((_, slot) =>
-    Float64Array.from({ length: width }, (__, j) => gram[(slot * width + j) * width + j] as number),
-  );
+  const moments = await context.hiddenMoments(original);
+  const found: Float64Array[] = [];
+  for (const [slot, { width }] of layer.slots.entries()) {
+    const { gram } = await moments.of(slot);
+    found.push(Float64Array.from({ length: width }, (_, j) => gram[j * width + j] as number));
+  }
+  return found;
 }
 
 function heaviest(weights: ArrayLike<number>, members: readonly number[]): number {

@@ -3,16 +3,25 @@ import { type StoredForm, storedNativeForm } from '../../checkpoint/stored-matri
 import { MoeError } from '../../errors.ts';
 import { storedForm } from '../../moe/bank.ts';
 import { type IntegerFormat, parseWeightFormat } from '../../weight/format.ts';
+import { decodeCodes } from '../decode.ts';
 import { describeLayer, layerBytes, specOf } from '../encode.ts';
-import { type Codes, denseMatrix, type Expert, type ExpertLayer, type Matrix, type PartForms } from '../experts.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import {
+  type Codes,
+  denseMatrix,
+  type Expert,
+  type ExpertLayer,
+  type Matrix,
+  type PartForms,
+  readMatrix,
+} from '../experts.ts';
+import type { LayerContext } from '../layer-context.ts';
 import { gptq } from '../numerics.ts';
 import { divideRows, scaleColumns, searchScales } from '../quantize/awq.ts';
 import { dualCodes } from '../quantize/dual.ts';
 import { type Choice, chooseWithin } from '../quantize/mixed.ts';
 import { decoded, rounded } from '../quantize/rounding.ts';
 import type { QuantizeStep, Recipe } from '../recipe/schema.ts';
-import { refitDown } from '../recover/down.ts';
+import { refittedDown } from '../recover/down.ts';
 import type { PlannedLayer } from '../size.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
 import { moeLayers, sourceForm } from '../source.ts';
@@ -95,14 +104,17 @@ function gptqSolver({ actOrder, damping }: QuantizeStep): Solver {
     if (!matrix.dense || !('groupSize' in form) || form.dual) return matrix;
     const native: NativeWeightForm = storedNativeForm(form);
     const { rows, columns } = matrix;
-    const { dequantized, ...found } = await gptq(matrix.dense, moment, rows, columns, {
+    const { dequantized: _floats, ...found } = await gptq(matrix.dense, moment, rows, columns, {
       form: native,
       damping,
       bySize: actOrder,
     });
     const { offset } = found;
     const codes: Codes = { form, values: found.values, scale: found.scale, ...(offset && { offset }) };
-    return { ...matrix, dense: dequantized, codes: { ...matrix.codes, dense: codes } };
+    // A layer of floats is four times one of 16 bits beside int4: they are made again where they are asked for.
+    const { dense: _dense, ...beside } = matrix;
+    const made = { ...beside, codes: { ...matrix.codes, dense: codes } };
+    return readMatrix(made, () => decodeCodes(codes, rows, columns));
   };
 }
 
@@ -134,15 +146,15 @@ function solvingStep(solve: Solver): Step {
         ...(expert.gate && { gate: await solve(expert.gate, layer.forms.up.dense, moment) }),
         up: await solve(expert.up, layer.forms.up.dense, moment),
       }));
-      const fitted = context.recover ? await refitDown(above, context, { together: true }) : above;
-      const moments = await context.hiddenMoments(fitted);
+      const moments = await context.hiddenMoments(above, { together: context.recover });
       const slots: Expert[] = [];
-      for (const [slot, expert] of fitted.slots.entries()) {
-        const { gram, rows } = slotMoments(moments, slot, layer.hidden, expert.width);
-        const down = rows > 0 ? await solve(expert.down, layer.forms.down.dense, gram) : expert.down;
-        slots.push({ ...expert, down });
+      for (const [slot, expert] of above.slots.entries()) {
+        const statistics = await moments.of(slot);
+        const fitted = context.recover ? await refittedDown(expert, statistics) : expert.down;
+        const seen = statistics.rows > 0;
+        slots.push({ ...expert, down: seen ? await solve(fitted, layer.forms.down.dense, statistics.gram) : fitted });
       }
-      return { ...fitted, slots };
+      return { ...above, slots };
     },
   };
 }
@@ -161,14 +173,15 @@ async function scaleNeurons(layer: ExpertLayer, context: LayerContext): Promise<
     const expected = 'experts with a gate or a ReLU for awq';
     throw new MoeError('RECIPE_INVALID', { argument: 'method', expected, received: kind });
   }
-  const fitted = context.recover ? await refitDown(layer, context, { together: true }) : layer;
-  const moments = await context.hiddenMoments(fitted);
+  const moments = await context.hiddenMoments(layer, { together: context.recover });
   const form = layer.forms.down.dense;
   const slots: Expert[] = [];
-  for (const [slot, expert] of fitted.slots.entries()) {
+  for (const [slot, own] of layer.slots.entries()) {
     context.signal?.throwIfAborted();
+    const statistics = await moments.of(slot);
+    const { gram, rows } = statistics;
+    const expert = context.recover ? { ...own, down: await refittedDown(own, statistics) } : own;
     const { width, up, down } = expert;
-    const { gram, rows } = slotMoments(moments, slot, hidden, width);
     if (rows === 0 || !up.dense || !down.dense || up.factors || up.kept || up.sparse) {
       slots.push(expert);
       continue;
@@ -186,7 +199,7 @@ async function scaleNeurons(layer: ExpertLayer, context: LayerContext): Promise<
       down: { ...down, dense: scaleColumns(down.dense, scales) },
     });
   }
-  return { ...fitted, slots };
+  return { ...layer, slots };
 }
 
 /**
@@ -236,13 +249,12 @@ async function eachSlot(
   context: LayerContext,
   change: (expert: Expert, moment: Float64Array) => Promise<Expert>,
 ): Promise<ExpertLayer> {
-  const { hidden } = layer;
-  const { gram, rows } = await context.inputMoments(layer, 0);
+  const moments = context.inputMoments(layer, 0);
   const slots: Expert[] = [];
   for (const [slot, expert] of layer.slots.entries()) {
     context.signal?.throwIfAborted();
-    const moment = gram.subarray(slot * hidden * hidden, (slot + 1) * hidden * hidden);
-    slots.push((rows[slot] as number) > 0 ? await change(expert, moment) : expert);
+    const { gram, rows } = await moments.of(slot);
+    slots.push(rows > 0 ? await change(expert, gram) : expert);
   }
   return { ...layer, slots };
 }

@@ -1,5 +1,4 @@
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
-import { slotMoments } from '../layer-context.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { SlimStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
@@ -26,10 +25,10 @@ export function slimmingStep({ keep, ratio, widths: scope, multiple: chosen }: S
       const widths = decision as readonly number[];
       const moments = await context.hiddenMoments(layer, { together: context.recover });
       const slots: Expert[] = [];
-      for (const [slot, own] of layer.slots.entries()) {
+      for (const slot of layer.slots.keys()) {
         context.signal?.throwIfAborted();
         const expert = denseMatrices(layer, slot);
-        const statistics = slotMoments(moments, slot, layer.hidden, own.width);
+        const statistics = await moments.of(slot);
         const best = context.recover ? await refitExpert(expert, statistics) : expert;
         const curve = await removalCurve(best, statistics.gram);
         slots.push(denseExpert(await slimExpert(best, statistics, curve, widths[slot] as number, context.recover)));
@@ -46,8 +45,8 @@ async function originalCurves(plan: PlanContext): Promise<NeuronCurve[][]> {
   await eachOriginalLayer(plan, 'weigh the neurons', async (layer, context) => {
     const moments = await context.hiddenMoments(layer);
     const own: NeuronCurve[] = [];
-    for (const [slot, { hidden, width }] of layer.slots.entries()) {
-      own.push(await removalCurve(denseMatrices(layer, slot), slotMoments(moments, slot, hidden, width).gram));
+    for (const slot of layer.slots.keys()) {
+      own.push(await removalCurve(denseMatrices(layer, slot), (await moments.of(slot)).gram));
     }
     curves.push(own);
   });

@@ -1,9 +1,9 @@
 import { denseMatrices, type Expert, type ExpertLayer, type Matrix } from '../experts.ts';
 import { gather, patternOf } from '../factorize/low-rank.ts';
-import { type LayerContext, slotMoments } from '../layer-context.ts';
+import type { LayerContext } from '../layer-context.ts';
 import { sparseGpt } from '../numerics.ts';
 import type { SparsifyStep } from '../recipe/schema.ts';
-import { refitDown } from '../recover/down.ts';
+import { refittedDown } from '../recover/down.ts';
 import { magnitudeMask, wandaMask } from '../sparsify/masks.ts';
 import { permuteSlots } from '../sparsify/permute.ts';
 import type { Step } from './step.ts';
@@ -26,16 +26,15 @@ export function sparsifyingStep({ method, pattern, permute }: SparsifyStep): Ste
     async apply(layer, context) {
       const ordered = permute ? await permuteSlots(layer, context, nm, method !== 'magnitude') : layer;
       const above = await pruneUp(ordered, context, prune);
-      const fitted = context.recover ? await refitDown(above, context, { together: true }) : above;
-      const { hidden } = layer;
-      const moments = await context.hiddenMoments(fitted);
+      const moments = await context.hiddenMoments(above, { together: context.recover });
       const slots: Expert[] = [];
-      for (const [slot, expert] of fitted.slots.entries()) {
-        const { gram } = slotMoments(moments, slot, hidden, expert.width);
-        const { down } = denseMatrices(fitted, slot);
-        slots.push({ ...expert, down: await prune(down, hidden, expert.width, gram) });
+      for (const [slot, expert] of above.slots.entries()) {
+        const statistics = await moments.of(slot);
+        const { down } = denseMatrices(above, slot);
+        const { dense = down }: Partial<Matrix> = context.recover ? await refittedDown(expert, statistics) : {};
+        slots.push({ ...expert, down: await prune(dense, layer.hidden, expert.width, statistics.gram) });
       }
-      return { ...fitted, slots };
+      return { ...above, slots };
     },
   };
 }
@@ -46,12 +45,12 @@ async function pruneUp(
   prune: (dense: Float32Array, rows: number, columns: number, moment: Float64Array) => Promise<Matrix>,
 ): Promise<ExpertLayer> {
   const { hidden } = layer;
-  const { gram } = await context.inputMoments(layer, 0);
+  const moments = context.inputMoments(layer, 0);
   const slots: Expert[] = [];
   for (const slot of layer.slots.keys()) {
     context.signal?.throwIfAborted();
     const { width, gate, up } = denseMatrices(layer, slot);
-    const moment = gram.subarray(slot * hidden * hidden, (slot + 1) * hidden * hidden);
+    const { gram: moment } = await moments.of(slot);
     slots.push({
       ...(layer.slots[slot] as Expert),
       ...(gate && { gate: await prune(gate, width, hidden, moment) }),

@@ -1,6 +1,5 @@
 /** A step of a recipe as the pipeline runs it. */
-import type { ExpertMatrices } from '../expert.ts';
-import { type ExpertLayer, originalLayer } from '../experts.ts';
+import type { ExpertLayer } from '../experts.ts';
 import { LayerContext } from '../layer-context.ts';
 import type { Recipe } from '../recipe/schema.ts';
 import { moeLayers, type Source } from '../source.ts';
@@ -48,9 +47,7 @@ export async function eachOriginalLayer(
     const own = layers.get(index);
     if (own) {
       const context = new LayerContext(index, own.spec, own.names, stream, source.checkpoint, recover);
-      const experts: ExpertMatrices[] = [];
-      for (let expert = 0; expert < own.spec.router.experts; expert++) experts.push(await context.original(expert));
-      await visit(originalLayer(experts, own.spec.kind, { format: 'f32' }), context);
+      await visit(context.originals({ format: 'f32' }), context);
     }
     await stream.leave();
   }

@@ -1,0 +1,125 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
+import { denseMatrices, type ExpertLayer } from '../../lib/compress/experts.ts';
+import { LayerContext } from '../../lib/compress/layer-context.ts';
+import { partsOf } from '../../lib/compress/layer-parts.ts';
+import { moeLayers, openSource } from '../../lib/compress/source.ts';
+import { LayerStream } from '../../lib/compress/statistics/layer-stream.ts';
+import { openDevice } from '../../lib/device/open.ts';
+
+const folder = join(fileURLToPath(new URL('../../', import.meta.url)), 'examples/models/tiny-qwen3-moe');
+
+describe('a layer in runs of slots', () => {
+  let close: () => void;
+  /** Of a layer at once, and of one or a few slots at a time. */
+  let whole: LayerContext;
+  let single: LayerContext;
+  let few: LayerContext;
+  let layers: Record<string, ExpertLayer>;
+
+  before(async () => {
+    const device = await openDevice('cpu');
+    const checkpoint = await Checkpoint.open(folder);
+    const source = openSource(checkpoint);
+    const windows = [200, 90, 256, 100].map((length, w) =>
+      Int32Array.from({ length }, (_, i) => (i * (w + 3) + w) % 64),
+    );
+    const stream = new LayerStream(device, checkpoint, source.family, windows);
+    const [layer] = moeLayers(source);
+    assert.ok(layer);
+    const { index, spec, names } = layer;
+    await stream.embed({ withOriginal: true });
+    await stream.enter(index);
+    const context = (partBytes?: number): LayerContext =>
+      new LayerContext(index, spec, names, stream, checkpoint, true, undefined, partBytes ? { partBytes } : {});
+    whole = context();
+    single = context(1);
+    few = context(5 * 8 * spec.width * (spec.width + spec.hidden));
+    const original = whole.originals({ format: 'bf16' });
+    const groups = 6;
+    const groupOf = original.groupOf.map((expert) => (expert * 5) % groups);
+    // Slots of different widths.
+    const slots = original.slots.slice(0, groups).map((_, slot) => {
+      const width = spec.width - 8 * slot;
+      const { gate, up, down, hidden } = denseMatrices(original, slot);
+      const columns = Float32Array.from({ length: hidden * width }, (__, at) =>
+        Number(down[Math.floor(at / width) * spec.width + (at % width)]),
+      );
+      const rows = { rows: width, columns: hidden };
+      return {
+        hidden,
+        width,
+        gate: { ...rows, dense: (gate as Float32Array).slice(0, width * hidden) },
+        up: { ...rows, dense: up.slice(0, width * hidden) },
+        down: { rows: hidden, columns: width, dense: columns },
+      };
+    });
+    const router = (await whole.router()).slice(0, groups * spec.hidden);
+    const merged = { ...original, slots, groupOf };
+    layers = { originals: original, merged, 'with a router of its own': { ...merged, router } };
+    close = () => {
+      stream.dispose();
+      checkpoint.close();
+      device.dispose();
+    };
+  });
+  after(() => close());
+
+  it('covers every slot once', () => {
+    const { merged } = layers as { merged: ExpertLayer };
+    const parts = partsOf(merged, 1, 4);
+    assert.deepEqual(
+      parts.map(({ first, layer }) => [first, layer.slots.length]),
+      [
+        [0, 3],
+        [3, 3],
+      ],
+    );
+    merged.groupOf.forEach((slot, expert) => {
+      const found = parts.flatMap(({ first, partOf }) =>
+        Number(partOf[expert]) < 0 ? [] : [first + Number(partOf[expert])],
+      );
+      assert.deepEqual(found, [slot]);
+    });
+  });
+
+  for (const name of ['originals', 'merged', 'with a router of its own']) {
+    it(`has the statistics of the whole layer: ${name}`, async () => {
+      const layer = layers[name] as ExpertLayer;
+      const expected = await whole.blockError(layer);
+      for (const context of [single, few]) {
+        const inputs = [whole.inputMoments(layer, 2), context.inputMoments(layer, 2)] as const;
+        for (const slot of layer.slots.keys()) same(await inputs[0].of(slot), await inputs[1].of(slot));
+        for (const together of [false, true]) {
+          const all = await whole.hiddenMoments(layer, { together });
+          const runs = await context.hiddenMoments(layer, { together });
+          for (const slot of layer.slots.keys()) same(await all.of(slot), await runs.of(slot));
+        }
+        const { error, energy } = await context.blockError(layer);
+        near(error, expected.error, expected.energy);
+        near(energy, expected.energy, expected.energy);
+      }
+    });
+  }
+});
+
+/** Sums alike, but for the order of f32 additions. */
+function same(one: object, other: object): void {
+  for (const [name, value] of Object.entries(one)) {
+    const found = (other as Record<string, unknown>)[name];
+    if (typeof value === 'number') {
+      assert.equal(found, value, name);
+      continue;
+    }
+    const [a, b] = [value as Float64Array, found as Float64Array];
+    assert.equal(a.length, b.length, name);
+    const most = a.reduce((sum, x) => Math.max(sum, Math.abs(x)), 0);
+    for (const [at, x] of a.entries()) near(b[at] as number, x, most);
+  }
+}
+
+function near(found: number, expected: number, scale: number): void {
+  assert.ok(Math.abs(found - expected) <= 2e-6 * scale, `${found} for ${expected}`);
+}
