@@ -50,12 +50,12 @@ export class LayerContext {
   /** Whether what a step breaks is refitted. */
   readonly recover: boolean;
   readonly signal: AbortSignal | undefined;
+  /** Bytes of what is looked at together, unless a slot or a group alone has more. */
+  readonly partBytes: number;
   /** What the last `group` step decided. */
   grouping: Grouping | undefined;
   readonly #checkpoint: Checkpoint;
-  readonly #partBytes: number;
 
-  /** @param o.partBytes of the sums of the slots that are looked at together */
   constructor(
     index: number,
     spec: MoeSpec,
@@ -73,7 +73,7 @@ export class LayerContext {
     this.#checkpoint = checkpoint;
     this.recover = recover;
     this.signal = signal;
-    this.#partBytes = o.partBytes ?? partBytes;
+    this.partBytes = o.partBytes ?? partBytes;
   }
 
   /** Throws RECIPE_INVALID where no `group` step came before. */
@@ -105,7 +105,7 @@ export class LayerContext {
    */
   inputMoments(layer: ExpertLayer, power: 0 | 1 | 2): SlotSums<InputMoments> {
     const { hidden, router } = this.spec;
-    const parts = partsOf(layer, 8 * hidden * hidden, this.#partBytes);
+    const parts = partsOf(layer, 8 * hidden * hidden, this.partBytes);
     return new SlotSums(parts, async (part) => {
       const shapes = { gram: [part.layer.slots.length, hidden, hidden], counts: [router.experts] };
       const { gram, counts } = await this.#withRouting(
@@ -322,7 +322,7 @@ export class LayerContext {
 
   #hiddenParts(layer: ExpertLayer): LayerPart[] {
     const widest = widestOf(layer);
-    return partsOf(layer, 8 * widest * (widest + layer.hidden), this.#partBytes);
+    return partsOf(layer, 8 * widest * (widest + layer.hidden), this.partBytes);
   }
 
   /**

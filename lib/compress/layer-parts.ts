@@ -2,7 +2,7 @@
 import type { ExpertLayer } from './experts.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
 
-/** Bytes of the sums of one run of slots, unless a slot alone has more. */
+/** Bytes of the sums of one run of slots, or of the experts of one run of groups, unless a slot or a group alone has more. */
 export const partBytes = 2 ** 26;
 
 export interface LayerPart {

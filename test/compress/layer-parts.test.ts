@@ -5,8 +5,10 @@ import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
 import { denseMatrices, type ExpertLayer } from '../../lib/compress/experts.ts';
 import { LayerContext } from '../../lib/compress/layer-context.ts';
 import { partsOf } from '../../lib/compress/layer-parts.ts';
+import { parseRecipe, type RecipeStep } from '../../lib/compress/recipe/schema.ts';
 import { moeLayers, openSource } from '../../lib/compress/source.ts';
 import { LayerStream } from '../../lib/compress/statistics/layer-stream.ts';
+import { makeStep } from '../../lib/compress/steps/index.ts';
 import { openDevice } from '../../lib/device/open.ts';
 
 const folder = join(fileURLToPath(new URL('../../', import.meta.url)), 'examples/models/tiny-qwen3-moe');
@@ -103,10 +105,34 @@ describe('a layer in runs of slots', () => {
       }
     });
   }
+
+  for (const [method, align] of [
+    ['frequency', 'activations'],
+    ['least-squares', 'dominant'],
+  ] as const) {
+    it(`merges groups as all at once: ${method}, aligned by ${align}`, async () => {
+      const { originals } = layers as { originals: ExpertLayer };
+      const experts = originals.slots.length;
+      const labels = Array.from({ length: experts }, (_, expert) => (expert * 5) % 6);
+      const weights = labels.map((_, expert) => 1 + (expert % 3));
+      const merged = async (context: LayerContext): Promise<ExpertLayer> => {
+        context.grouping = { groups: 6, labels, weights, frequencies: weights, similarity: [], router: 'experts' };
+        const [step] = parseRecipe({ steps: [{ step: 'merge', method, align }] }).steps;
+        return makeStep(step as RecipeStep).apply(originals, context, undefined);
+      };
+      const [all, runs] = [await merged(whole), await merged(single)];
+      for (const slot of all.slots.keys()) {
+        const { gate, up, down } = denseMatrices(all, slot);
+        const found = denseMatrices(runs, slot);
+        same({ gate, up }, { gate: found.gate, up: found.up });
+        same({ down }, { down: found.down }, 1e-3);
+      }
+    });
+  }
 });
 
 /** Sums alike, but for the order of f32 additions. */
-function same(one: object, other: object): void {
+function same(one: object, other: object, tolerance = 2e-6): void {
   for (const [name, value] of Object.entries(one)) {
     const found = (other as Record<string, unknown>)[name];
     if (typeof value === 'number') {
@@ -116,10 +142,10 @@ function same(one: object, other: object): void {
     const [a, b] = [value as Float64Array, found as Float64Array];
     assert.equal(a.length, b.length, name);
     const most = a.reduce((sum, x) => Math.max(sum, Math.abs(x)), 0);
-    for (const [at, x] of a.entries()) near(b[at] as number, x, most);
+    for (const [at, x] of a.entries()) near(b[at] as number, x, most, tolerance);
   }
 }
 
-function near(found: number, expected: number, scale: number): void {
-  assert.ok(Math.abs(found - expected) <= 2e-6 * scale, `${found} for ${expected}`);
+function near(found: number, expected: number, scale: number, tolerance = 2e-6): void {
+  assert.ok(Math.abs(found - expected) <= tolerance * scale, `${found} for ${expected}`);
 }

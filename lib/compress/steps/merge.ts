@@ -71,24 +71,39 @@ async function mergeMembers(
     for (const expert of group) members.push(await context.original(expert));
     return { members, shares: mergeShares(weights, group), dominant: group.indexOf(heaviest(weights, group)) };
   };
-  const made = (group: Group): Expert => denseExpert(method === 'ties' ? tiesOf(group) : meanOf(group));
   const slots: Expert[] = [];
-  if (align === 'activations' || method === 'least-squares') {
-    // One pass over the windows serves all groups.
+  for (const { first, groups: run } of runsOf(indices, layer.hidden * context.spec.width * 12, context.partBytes)) {
     const groups: Group[] = [];
-    for (const group of indices) groups.push(await read(group));
-    const aligned = await alignMembers(groups, layer, context, align);
-    slots.push(...aligned.map(made));
-    if (method === 'least-squares') return leastSquares({ ...layer, slots }, context, aligned);
-  } else {
-    for (const group of indices) {
-      const aligned = await alignMembers([await read(group)], layer, context, align);
-      slots.push(...aligned.map(made));
-    }
+    for (const group of run) groups.push(await read(group));
+    const within = (label: number): number => (label >= first && label < first + run.length ? label - first : -1);
+    const own = { ...layer, groupOf: layer.groupOf.map(within) };
+    const aligned = await alignMembers(groups, own, context, align);
+    const made = aligned.map((group) => denseExpert(method === 'ties' ? tiesOf(group) : meanOf(group)));
+    const fitted =
+      method === 'least-squares' ? await leastSquares({ ...own, slots: made }, context, aligned) : undefined;
+    slots.push(...(fitted?.slots ?? made));
   }
   const merged = { ...layer, slots };
+  if (method === 'least-squares') return merged;
   const untouched = indices.map(({ length }) => length === 1);
   return context.recover ? refitDown(merged, context, { untouched }) : merged;
+}
+
+/** Groups in runs whose experts are read, and looked at, together. */
+function* runsOf(
+  groups: readonly (readonly number[])[],
+  expertBytes: number,
+  most: number,
+): Generator<{ first: number; groups: readonly (readonly number[])[] }> {
+  let [first, bytes] = [0, 0];
+  for (const [at, { length }] of groups.entries()) {
+    if (at > first && bytes + length * expertBytes > most) {
+      yield { first, groups: groups.slice(first, at) };
+      [first, bytes] = [at, 0];
+    }
+    bytes += length * expertBytes;
+  }
+  yield { first, groups: groups.slice(first) };
 }
 
 /** The neurons of all members of each group together: what they would give if all stayed, and what it costs that they go. */
