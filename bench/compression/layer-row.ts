@@ -69,8 +69,7 @@ async function steps(kind: string, groups: number, source: Source, stream: Layer
   await stream.embed();
   await timed('attention', () => stream.enter(0));
   const recipe = parseRecipe(recipes[kind] ?? { steps: [{ step: 'merge' }] });
-  const recover = recipe.recover !== 'none';
-  const context = new LayerContext(0, own.spec, own.names, stream, source.checkpoint, recover);
+  const context = new LayerContext(0, own.spec, own.names, stream, source.checkpoint, recipe);
   const layer = context.originals({ format: 'bf16' });
   if (groups < experts) {
     const merged = await merge(layer, context, groups);

@@ -34,6 +34,20 @@ export const rows: readonly Row[] = [
     options: published({ step: 'prune', method: 'reap', gates: 'renormalized', experts: 8 }),
   },
   { name: 'published: frequency prune 4', options: published({ step: 'prune', method: 'frequency', experts: 4 }) },
+  ...(
+    [
+      [8, 16],
+      [8, 3],
+      [4, 16],
+      [4, 5],
+    ] as const
+  ).map(([groups, size]) => ({
+    name: `published: REAM ${groups}, groups of ${size}`,
+    options: published(
+      { step: 'group', method: 'ream', groups, size, sequential: true, router: 'cores' },
+      { step: 'merge', align: 'ream' },
+    ),
+  })),
   ...['int4:128', 'int4', 'int8:channel:offset', 'int8'].map((weights) => ({
     name: `published: round ${weights}`,
     options: published({ step: 'quantize', weights }),

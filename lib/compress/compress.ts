@@ -219,7 +219,7 @@ function recipeWithin(options: CompressOptions, source: Source): Recipe {
     throw new MoeError('RECIPE_INVALID', { argument: 'targetRatio', expected, received: 'steps' });
   }
   return recipeForRatio(recipe, targetRatio as number, options, (formats) =>
-    plannedLayers({ source, recipe: formats ?? { name: '', steps: [], recover: 'none' } }),
+    plannedLayers({ source, recipe: formats ?? { name: '', steps: [], recover: 'none', refit: [] } }),
   );
 }
 

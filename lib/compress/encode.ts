@@ -184,6 +184,7 @@ function isEntry(entry: WriterEntry | undefined): entry is WriterEntry {
   return entry !== undefined;
 }
 
-function narrow(values: Float32Array, dtype: string): Float32Array | Uint16Array {
+/** Floats in a stored dtype. */
+export function narrow(values: Float32Array, dtype: string): Float32Array | Uint16Array {
   return dtype === 'BF16' ? f32ToBf16(values) : dtype === 'F16' ? f32ToF16(values) : values;
 }

@@ -26,6 +26,7 @@ import {
   widestOf,
 } from './layer-parts.ts';
 import { originalExpert, originalExperts } from './originals.ts';
+import type { Recipe } from './recipe/schema.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
 import type { LayerStream, Observed } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
@@ -34,6 +35,13 @@ import type { Grouping } from './steps/group.ts';
 export interface InputMoments {
   readonly gram: Float64Array;
   readonly rows: number;
+}
+
+/** An observed block, how its tokens come to the slots of the layer that takes its place, and what that should give. */
+export interface RoutedObserved extends Observed {
+  readonly routing: Routing;
+  /** f32 [tokens, hidden]: the original output, and a share of what the layers before have lost. */
+  readonly aim: Value;
 }
 
 /**
@@ -49,12 +57,15 @@ export class LayerContext {
   readonly stream: LayerStream;
   /** Whether what a step breaks is refitted. */
   readonly recover: boolean;
+  /** Whether gate and up are among it. */
+  readonly refitsGateUp: boolean;
   readonly signal: AbortSignal | undefined;
   /** Bytes of what is looked at together, unless a slot or a group alone has more. */
   readonly partBytes: number;
   /** What the last `group` step decided. */
   grouping: Grouping | undefined;
   readonly #checkpoint: Checkpoint;
+  #router: Float32Array | undefined;
 
   constructor(
     index: number,
@@ -62,7 +73,7 @@ export class LayerContext {
     names: MoeNames,
     stream: LayerStream,
     checkpoint: Checkpoint,
-    recover: boolean,
+    recipe: Pick<Recipe, 'recover' | 'refit'>,
     signal?: AbortSignal,
     o: { partBytes?: number } = {},
   ) {
@@ -71,7 +82,8 @@ export class LayerContext {
     this.names = names;
     this.stream = stream;
     this.#checkpoint = checkpoint;
-    this.recover = recover;
+    this.recover = recipe.recover !== 'none';
+    this.refitsGateUp = this.recover && recipe.refit.includes('gate-up');
     this.signal = signal;
     this.partBytes = o.partBytes ?? partBytes;
   }
@@ -93,9 +105,15 @@ export class LayerContext {
     return originalExperts(this.#checkpoint, this.spec, this.names, form);
   }
 
-  /** f32 [experts, hidden]. */
-  router(): Promise<Float32Array> {
-    return this.#checkpoint.readF32(`${this.names.router}.weight`);
+  /** f32 [experts, hidden]: the source's, or what was put in its place. */
+  async router(): Promise<Float32Array> {
+    return this.#router ?? this.#checkpoint.readF32(`${this.names.router}.weight`);
+  }
+
+  /** Other rows for the original router, f32 [experts, hidden]: from here on tokens choose by them. */
+  async replaceRouter(rows: Float32Array): Promise<void> {
+    this.#router = rows;
+    await this.stream.replaceRouter(rows);
   }
 
   /**
@@ -261,24 +279,28 @@ export class LayerContext {
     return graph.multiply(gates, graph.add(rows, graph.take(missing, routing.tokenOf)));
   }
 
+  /** What the rows of all slots together are short of what the block should give, f32 [tokens, hidden]. */
+  missing({ graph, routing, aim }: RoutedObserved, rows: Value): Value {
+    return minus(graph, aim, graph.combine(rows, routing));
+  }
+
   /**
-   * Sums of the caller's own, zero at first, over the tokens as the layer's slots get them.
+   * Sums of the caller's own, zero at first, over the tokens as the layer's slots get them; see {@link LayerStream.observe}.
    *
-   * @param build taps; `aim` [tokens, hidden] is what the block should give
    * @param o.batch only this one of the calibration batches, counted round
    */
-  observeSlots<S extends string>(
+  observe<S extends string>(
     layer: ExpertLayer,
     shapes: Readonly<Record<S, readonly number[]>>,
-    build: (observed: ObservedSlots, states: Readonly<Record<S, Value>>) => void,
+    build: (observed: RoutedObserved, states: Readonly<Record<S, Value>>) => void,
     o: { readonly batch?: number | undefined } = {},
   ): Promise<Readonly<Record<S, Float64Array>>> {
     return this.#withRouting(layer, (route) =>
       this.stream.observe(
         shapes,
         (observed, states) => {
-          const { graph, values } = observed;
-          build({ graph, input: values.input, routing: route(graph, values), aim: aimOf(observed) }, states);
+          const routing = route(observed.graph, observed.values);
+          build({ ...observed, routing, aim: aimOf(observed) }, states);
         },
         o,
       ),
@@ -404,14 +426,6 @@ export class LayerContext {
       return slots.length === layer.slots.length ? routing : graph.regroup(routing, partOf, slots.length);
     });
   }
-}
-
-/** The input f32 [tokens, hidden] of a block, how its tokens come to slots, and what it should give. */
-export interface ObservedSlots {
-  readonly graph: Graph;
-  readonly input: Value;
-  readonly routing: Routing;
-  readonly aim: Value;
 }
 
 type Router = (graph: Graph, values: MoeValues) => Routing;

@@ -7,12 +7,14 @@ import { loadBank } from '../moe/bank.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import { expertParts } from '../moe/parts.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
-import { describeLayer, encodeExperts, encodeRouter, expertEntries, layerBytes, specOf } from './encode.ts';
+import { describeLayer, encodeExperts, encodeRouter, expertEntries, layerBytes, narrow, specOf } from './encode.ts';
 import type { ExpertLayer } from './experts.ts';
 import { LayerContext } from './layer-context.ts';
 import { matrixNames } from './originals.ts';
 import type { FinishedLayer } from './progress-file.ts';
+import { rounded } from './quantize/rounding.ts';
 import type { Recipe } from './recipe/schema.ts';
+import { refitRouter } from './recover/router.ts';
 import type { LayerReport } from './report/report.ts';
 import type { Source } from './source.ts';
 import type { LayerStream } from './statistics/layer-stream.ts';
@@ -52,8 +54,9 @@ export class LayerRun {
     signal: AbortSignal | undefined,
   ): Promise<FinishedLayer> {
     const { checkpoint } = this.#source;
-    const recover = this.#recipe.recover !== 'none';
-    const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, recover, signal);
+    const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, this.#recipe, signal);
+    const routed = context.recover && this.#recipe.refit.includes('router');
+    if (routed) await context.replaceRouter(await this.#storable(await refitRouter(context)));
     const original = context.originals({ format: formats[this.#dtype()] });
     let layer: ExpertLayer = {
       ...original,
@@ -65,7 +68,7 @@ export class LayerRun {
     }
     const described = describeLayer(layer);
     const spec = specOf(this.#spec, described);
-    const router = await this.#router(layer);
+    const router = await this.#router(layer, routed ? await context.router() : undefined);
     await write([...expertEntries(spec, this.#names), router], this.#tensors(layer, spec, router));
     const report = this.#report(layer, spec, context, await context.outputError(layer));
     return { layer: this.index, described: json(described), report };
@@ -97,12 +100,21 @@ export class LayerRun {
     return dtype === 'BF16' || dtype === 'F16' ? dtype : 'F32';
   }
 
-  async #router({ router, hidden }: ExpertLayer): Promise<StoredTensor> {
+  /** The layer's own router; else all rows of the source's, or others in its dtype. */
+  async #router({ router, hidden }: ExpertLayer, rows: Float32Array | undefined): Promise<StoredTensor> {
     const { checkpoint } = this.#source;
     const name = `${this.#names.router}.weight`;
     if (router) return encodeRouter(router, hidden, name, this.#dtype());
     const { dtype, shape } = checkpoint.entry(name);
-    return { name, dtype, shape, data: (await checkpoint.read(name)) as StoredTensor['data'] };
+    const data = rows ? narrow(rows, dtype) : ((await checkpoint.read(name)) as StoredTensor['data']);
+    return { name, dtype, shape, data };
+  }
+
+  /** Router rows as a reader will have them. */
+  #storable(rows: Float32Array): Promise<Float32Array> {
+    const { dtype } = this.#source.checkpoint.entry(`${this.#names.router}.weight`);
+    const format = formats[dtype as keyof typeof formats] ?? 'f32';
+    return rounded(rows, this.#spec.router.experts, this.#spec.hidden, { format });
   }
 
   #report(layer: ExpertLayer, spec: MoeSpec, context: LayerContext, error: number): LayerReport {

@@ -137,7 +137,7 @@ async function begin(out: string, recorded: string, key: string, { resume, force
 async function sizesOf(source: string): Promise<{ whole: number; before: number; original: number }> {
   await using checkpoint = await Checkpoint.open(source);
   const opened = openSource(checkpoint);
-  const layers = plannedLayers({ source: opened, recipe: { name: '', steps: [], recover: 'none' } });
+  const layers = plannedLayers({ source: opened, recipe: { name: '', steps: [], recover: 'none', refit: [] } });
   const whole = originalBytes(layers);
   const original = layers.some(({ forms }) => 'format' in forms.up.dense && forms.up.dense.format === 'f32') ? 2 : 1;
   return { whole, before: checkpoint.bytes, original };

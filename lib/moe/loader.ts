@@ -76,6 +76,13 @@ export class WeightLoader {
     return tensor;
   }
 
+  /** y = x·Wᵀ with W f32 [rows, columns] that was made here. */
+  async matrix(values: Float32Array, rows: number, columns: number): Promise<Weight> {
+    const weight = await Weight.from(this.device, { in: columns, out: rows, format: { format: 'f32' } }, values);
+    this.#keep(weight, weight.bytes);
+    return weight;
+  }
+
   /** y = x·Wᵀ (+ bias) with W [rows, columns]; `format` absent: as stored. */
   async linear(
     name: string,

@@ -5,6 +5,7 @@ import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
 import { denseMatrices, type ExpertLayer } from '../../lib/compress/experts.ts';
 import { LayerContext } from '../../lib/compress/layer-context.ts';
 import { partsOf } from '../../lib/compress/layer-parts.ts';
+import type { Recipe } from '../../lib/compress/recipe/schema.ts';
 import { parseRecipe, type RecipeStep } from '../../lib/compress/recipe/schema.ts';
 import { moeLayers, openSource } from '../../lib/compress/source.ts';
 import { LayerStream } from '../../lib/compress/statistics/layer-stream.ts';
@@ -34,8 +35,9 @@ describe('a layer in runs of slots', () => {
     const { index, spec, names } = layer;
     await stream.embed({ withOriginal: true });
     await stream.enter(index);
+    const recipe: Pick<Recipe, 'recover' | 'refit'> = { recover: 'least-squares', refit: [] };
     const context = (partBytes?: number): LayerContext =>
-      new LayerContext(index, spec, names, stream, checkpoint, true, undefined, partBytes ? { partBytes } : {});
+      new LayerContext(index, spec, names, stream, checkpoint, recipe, undefined, partBytes ? { partBytes } : {});
     whole = context();
     single = context(1);
     few = context(5 * 8 * spec.width * (spec.width + spec.hidden));

@@ -29,6 +29,7 @@ interface Case {
   /** Of the expert matrices of all layers next to the original ones. */
   readonly share?: readonly [least: number, most: number];
   readonly recover?: 'none';
+  readonly refit?: RecipeInput['refit'];
 }
 
 const half = [0.4999, 0.5001] as const;
@@ -66,6 +67,14 @@ const cases: Record<string, Case> = {
     steps: [{ ...group, method: 'ream', router: 'cores' }, { step: 'merge' }],
     share: half,
   },
+  'merge by REAM, as published': {
+    steps: [
+      { ...group, method: 'ream', sequential: true, router: 'cores' },
+      { step: 'merge', align: 'ream' },
+    ],
+    share: half,
+    recover: 'none',
+  },
   'merge, router rows averaged': { steps: [{ ...group, router: 'mean' }, { step: 'merge' }], share: half },
   ...Object.fromEntries(
     (['frequency', 'seer', 'ean', 'reap', 'man', 'msan'] as const).map((method) => [
@@ -80,8 +89,17 @@ const cases: Record<string, Case> = {
   },
   'prune the best subset': { steps: [{ step: 'prune', method: 'enumerate', experts: 14 }], share: [0.8749, 0.8751] },
   'slim with free widths': { steps: [{ step: 'slim', keep: 0.5 }], share: [0.45, 0.51] },
-  'slim with widths free in a layer': { steps: [{ step: 'slim', keep: 0.5, widths: 'layer' }], share: [0.45, 0.51] },
-  'slim with equal widths': { steps: [{ step: 'slim', keep: 0.5, widths: 'equal' }], share: half },
+  'slim with widths free in a layer': {
+    steps: [{ step: 'slim', keep: 0.5, widths: 'layer' }],
+    share: [0.45, 0.51],
+    refit: [],
+  },
+  'slim, routers refitted too': {
+    steps: [{ step: 'slim', keep: 0.5 }],
+    share: [0.45, 0.51],
+    refit: ['gate-up', 'router'],
+  },
+  'slim with equal widths': { steps: [{ step: 'slim', keep: 0.5, widths: 'equal' }], share: half, refit: [] },
   'factorize by SVD': { steps: [{ step: 'factorize', method: 'svd', rank: 32 }], recover: 'none' },
   'factorize whitened, with kept rows': { steps: [{ step: 'factorize', method: 'whitened', rank: 24, rows: 0.1 }] },
   'factorize jointly, with an n:m part': { steps: [{ step: 'factorize', rank: 8, sparse: '2:4' }] },
@@ -158,10 +176,10 @@ describe('steps of a recipe', () => {
     await rm(folder, { recursive: true, force: true });
   });
 
-  const run = (name: string, { steps, recover }: Case): Promise<CompressResult> =>
+  const run = (name: string, { steps, recover, refit }: Case): Promise<CompressResult> =>
     compress(source, {
       out: join(folder, name),
-      recipe: { steps, ...(recover && { recover }) },
+      recipe: { steps, ...(recover && { recover }), ...(refit && { refit }) },
       calibrate,
       calibrationTokens: 512,
       device,

@@ -3,7 +3,7 @@ import { cosine } from './similarity.ts';
 
 /** Sums of one layer that REAM groups by. */
 export interface ReamStatistics {
-  /** [experts]: REAP saliency, mean of g·‖f‖ over the tokens of an expert; see `pruneScores`. */
+  /** [experts]: what an expert gives on its tokens on average; see `reamStatistics`. */
   readonly saliency: Float64Array;
   /**
    * V·Vᵀ of the experts' mean outputs V over all tokens, times the full softmax gate or plain; f64 [experts, experts].

@@ -1,5 +1,6 @@
 /** The members of each group of a layer, their neurons in one order, and the one expert that takes their place. */
 import { activationAlignment } from '../align/activations.ts';
+import { reamAlignment } from '../align/ream.ts';
 import { alignmentTo, permuteNeurons } from '../align/weights.ts';
 import type { ExpertMatrices } from '../expert.ts';
 import { denseMatrix, type Expert, type ExpertLayer, originalLayer } from '../experts.ts';
@@ -35,7 +36,7 @@ export async function alignMembers(
   align: MergeStep['align'],
 ): Promise<Group[]> {
   if (align === 'none') return [...groups];
-  if (align === 'activations') return alignByActivations(groups, layer, context);
+  if (align === 'activations' || align === 'ream') return alignByActivations(groups, layer, context, align);
   const first = align === 'first' ? await context.original(0) : undefined;
   const aligned: Group[] = [];
   for (const group of groups) {
@@ -51,11 +52,12 @@ export async function alignMembers(
   return aligned;
 }
 
-/** By what the neurons give on the tokens that reach the group, a member of every group at a time. */
+/** By what the neurons give, with `ream` also by their weights, on the tokens that reach the group, a member of every group at a time. */
 async function alignByActivations(
   groups: readonly Group[],
   layer: ExpertLayer,
   context: LayerContext,
+  align: 'activations' | 'ream',
 ): Promise<Group[]> {
   const references = groups.map(({ members, dominant }) => members[dominant] as ExpertMatrices);
   const aligned = groups.map(({ members }) => [...members]);
@@ -70,7 +72,15 @@ async function alignByActivations(
     for (const [slot, { at, expert }] of others.entries()) {
       if (at === groups[slot]?.dominant) continue;
       const pair = pairs[slot];
-      if (pair) (aligned[slot] as ExpertMatrices[])[at] = permuteNeurons(expert, await activationAlignment(pair));
+      if (!pair) continue;
+      const permutation =
+        align === 'ream'
+          ? await reamAlignment(
+              { activations: pair, weights: { centroid: references[slot] as ExpertMatrices, expert } },
+              expert.width,
+            )
+          : await activationAlignment(pair);
+      (aligned[slot] as ExpertMatrices[])[at] = permuteNeurons(expert, permutation);
     }
   }
   return groups.map((group, slot) => ({ ...group, members: aligned[slot] as ExpertMatrices[] }));

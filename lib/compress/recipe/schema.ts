@@ -24,6 +24,10 @@ export const groupStep = z
       .optional()
       .describe('model: one global budget (default of mc-smoe); layer: the same count each (of the others)'),
     size: z.int().min(2).default(16).describe('ream: experts of a group at most'),
+    sequential: z
+      .boolean()
+      .default(false)
+      .describe('ream: by what the compressed layers before give, as published; not with merge by neurons'),
     keepLayers: layerIndices.default([]).describe('Layers that are not merged'),
     router: z
       .enum(['experts', 'cores', 'mean'])
@@ -34,13 +38,17 @@ export const groupStep = z
     path: ['budget'],
     error: "'layer' for ream",
   })
+  .refine(({ method, sequential }) => !sequential || method === 'ream', {
+    path: ['sequential'],
+    error: 'only with ream',
+  })
   .describe('Which experts share a slot');
 
 export const mergeStep = z
   .strictObject({
     step: z.literal('merge'),
     method: z.enum(['frequency', 'uniform', 'least-squares', 'ties', 'neurons']).default('frequency'),
-    align: z.enum(['none', 'first', 'dominant', 'activations']).default('dominant'),
+    align: z.enum(['none', 'first', 'dominant', 'activations', 'ream']).default('dominant'),
     neurons: share.optional().describe('neurons: share of the layer’s neurons that stays; default groups / experts'),
     widths: z.enum(['model', 'layer']).default('model').describe('neurons: where widths are free'),
     multiple: z.int().min(1).max(1024).optional().describe(`neurons: ${multipleText}`),
@@ -161,6 +169,12 @@ export const recipeSchema = z.strictObject({
     .enum(['least-squares', 'none'])
     .default('least-squares')
     .describe('least-squares: what a step breaks is refitted in closed form; none: the published form'),
+  refit: z
+    .array(z.enum(['gate-up', 'router']))
+    .default(['gate-up'])
+    .describe(
+      'Refitted beside down projections, factors and kept rows, with least-squares: gate-up: the rows of gate and up that slim leaves; router: the rows of the router',
+    ),
 });
 
 export type RecipeStep = z.output<typeof stepSchema>;

@@ -49,10 +49,10 @@ export async function outputGradients(
   using back = await bank(hidden, width, ({ down, width: own }) => transpose(down, hidden, own));
   using down = await bank(width, hidden, ({ down: matrix, width: own }) => widened(matrix, hidden, own, width));
   const shapes = { gate: tall, up: tall, down: tall, error: [hidden] };
-  const sums = await context.observeSlots(
+  const sums = await context.observe(
     layer,
     shapes,
-    ({ graph, input, routing, aim }, states) => {
+    ({ graph, values: { input }, routing, aim }, states) => {
       const z = graph.linear(input, gate, { routing });
       const u = graph.linear(input, up, { routing });
       const a = graph.map('silu', z);

@@ -41,6 +41,8 @@ export interface Observed {
    * before have changed; absent where the original does not run along.
    */
   readonly wanted: Value | undefined;
+  /** f32 [tokens, hidden]: what the block gets in the original model; absent as `wanted`. */
+  readonly originalInput: Value | undefined;
   /** f32 [tokens, hidden]: what the observer gave along. */
   readonly inputs: Readonly<Record<string, Value>>;
 }
@@ -154,13 +156,13 @@ export class LayerStream {
     const graph = new Graph(this.device);
     const { middle, input } = this.#blockInput(graph, layer);
     const { y, values } = buildMoe(graph, input, layer.block.moe, middle);
-    const original = this.#originals().length > 0 && graph.input('original', 'f32', ['tokens', this.config.hidden]);
-    const wanted = original ? graph.add(original, graph.map('scale', middle, undefined, { alpha: -1 })) : undefined;
+    const original = this.#originals().length > 0 ? this.#originalValues(graph, layer, middle) : undefined;
     const names = Object.keys(shapes) as S[];
     const states = Object.fromEntries(names.map((name) => [name, graph.state(name, 'f64', shapes[name])]));
     const given = Object.keys(inputs).map((name) => [name, graph.input(name, 'f32', ['tokens', this.config.hidden])]);
     const weights = layer.block.moe;
-    build({ graph, values, weights, wanted, inputs: Object.fromEntries(given) }, states as Record<S, Value>);
+    const observed = { graph, values, weights, wanted: original?.wanted, originalInput: original?.input };
+    build({ ...observed, inputs: Object.fromEntries(given) }, states as Record<S, Value>);
     if (leave) graph.output('result', y);
     else if (!each) graph.output('offsets', values.routing.offsets);
     const tensors: Record<string, Tensor> = {};
@@ -176,7 +178,7 @@ export class LayerStream {
         batches,
         observed: (batch) => ({
           ...tensors,
-          ...(batch.original && { original: batch.original.hidden }),
+          ...(batch.original && { original: batch.original.hidden, originalMiddle: batch.original.middle }),
           ...Object.fromEntries(Object.entries(inputs).map(([name, all]) => [name, all[batches.indexOf(batch)]])),
         }),
       });
@@ -205,6 +207,15 @@ export class LayerStream {
       entered.loader.dispose();
       this.#entered = undefined;
     }
+  }
+
+  /** Other rows, f32 [experts, hidden], for the router of the entered layer, while it is observed. */
+  async replaceRouter(rows: Float32Array): Promise<void> {
+    const entered = this.#layer();
+    const { block } = entered.layer;
+    if (block.kind !== 'moe') throw new TypeError('a dense block has no router to replace');
+    const router = await entered.loader.matrix(rows, block.moe.spec.router.experts, block.moe.spec.hidden);
+    this.#entered = { ...entered, layer: { ...entered.layer, block: { ...block, moe: { ...block.moe, router } } } };
   }
 
   /** Gives the entered layer's weights back: where nothing of it is to be run any more. */
@@ -298,6 +309,16 @@ export class LayerStream {
   #layer(): Entered {
     if (this.#entered) return this.#entered;
     throw new TypeError('no layer was entered');
+  }
+
+  #originalValues(graph: Graph, layer: LayerWeights, middle: Value): { wanted: Value; input: Value } {
+    const shape = ['tokens', this.config.hidden];
+    const wanted = graph.add(
+      graph.input('original', 'f32', shape),
+      graph.map('scale', middle, undefined, { alpha: -1 }),
+    );
+    const before = graph.input('originalMiddle', 'f32', shape);
+    return { wanted, input: graph.norm(before, layer.blockNorm, { epsilon: this.config.epsilon }) };
   }
 
   #blockInput(graph: Graph, layer: LayerWeights): { middle: Value; input: Value } {

@@ -1,9 +1,9 @@
 import { euclideanDistances, hcSmoeGroups } from '../group/hc-smoe.ts';
 import { agglomerateJointly } from '../group/linkage.ts';
 import { groupExperts, groupsPerLayer, usageFrequency } from '../group/mc-smoe.ts';
-import { reamGroups, reamSaliency } from '../group/ream.ts';
+import { type ReamStatistics, reamGroups, reamSaliency } from '../group/ream.ts';
+import { reamStatistics } from '../group/ream-statistics.ts';
 import { cosineSimilarity } from '../group/similarity.ts';
-import { pruneScores } from '../prune/criteria.ts';
 import { type GroupStep, groupBudget } from '../recipe/schema.ts';
 import type { LayerStatistics } from '../statistics/calibrate.ts';
 import { meanOutputs } from '../statistics/outputs.ts';
@@ -34,7 +34,8 @@ export function groupingStep(step: GroupStep): Step {
         step.method === 'mc-smoe' && groupBudget(step) === 'model'
           ? groupsPerLayer(frequencies, step.groups, merged)
           : statistics.map(({ experts }, at) => (merged[at] ? Math.round(step.groups) : experts));
-      const outputs = step.method === 'mc-smoe' ? [] : await outputsOf(plan, step.method === 'ream');
+      const outputs = step.method === 'hc-smoe' ? await outputsOf(plan) : [];
+      const ream = step.method === 'ream' ? await reamLayers(plan) : [];
       const joint =
         step.method === 'hc-smoe' && groupBudget(step) === 'model'
           ? jointLabels(outputs, step, merged, statistics)
@@ -50,16 +51,16 @@ export function groupingStep(step: GroupStep): Step {
           return { ...found, groups: Math.max(...labels) + 1, labels: [...labels], weights: [...frequency] };
         }
         if (step.method === 'ream') {
-          const saliency = reamSaliency(pruneScores('reap', layer));
-          const outputGram = gramOf(outputs[at] as Float64Array, experts);
-          const { labels } = reamGroups({ saliency, outputGram, logitGram: gram }, groups, step.size);
-          return { ...found, labels: [...labels], weights: [...saliency] };
+          return { ...found, ...reamLabels(ream[at] as ReamStatistics, groups, step) };
         }
         return { ...found, labels: [...groupExperts(frequency, similarity, groups)], weights: [...frequency] };
       });
     },
     async apply(layer, context, decision) {
-      context.grouping = decision as Grouping;
+      const planned = decision as Grouping;
+      context.grouping = step.sequential
+        ? { ...planned, ...reamLabels(await reamStatistics(context.stream, context.spec), planned.groups, step) }
+        : planned;
       return layer;
     },
   };
@@ -81,20 +82,28 @@ function jointLabels(
   return outputs.map((_, at) => labels[layers.indexOf(at)]);
 }
 
-async function outputsOf(plan: PlanContext, gated: boolean): Promise<Float64Array[]> {
-  const outputs: Float64Array[] = [];
-  await eachOriginalLayer(plan, 'compare the outputs', async (layer, { stream }) => {
-    outputs.push(await meanOutputs(stream, { experts: layer.slots.length, hidden: layer.hidden }, gated));
-  });
-  return outputs;
+function reamLabels(
+  statistics: ReamStatistics,
+  groups: number,
+  { size }: GroupStep,
+): Pick<Grouping, 'labels' | 'weights'> {
+  const saliency = reamSaliency(statistics.saliency);
+  const { labels } = reamGroups({ ...statistics, saliency }, groups, size);
+  return { labels: [...labels], weights: [...saliency] };
 }
 
-function gramOf(rows: Float64Array, count: number): Float64Array {
-  const columns = rows.length / count;
-  return Float64Array.from({ length: count * count }, (_, at) => {
-    const [a, b] = [Math.floor(at / count) * columns, (at % count) * columns];
-    let sum = 0;
-    for (let column = 0; column < columns; column++) sum += (rows[a + column] as number) * (rows[b + column] as number);
-    return sum;
+async function reamLayers(plan: PlanContext): Promise<ReamStatistics[]> {
+  const layers: ReamStatistics[] = [];
+  await eachOriginalLayer(plan, 'compare the outputs', async (_, { stream, spec }) => {
+    layers.push(await reamStatistics(stream, spec));
   });
+  return layers;
+}
+
+async function outputsOf(plan: PlanContext): Promise<Float64Array[]> {
+  const outputs: Float64Array[] = [];
+  await eachOriginalLayer(plan, 'compare the outputs', async (layer, { stream }) => {
+    outputs.push(await meanOutputs(stream, { experts: layer.slots.length, hidden: layer.hidden }, false));
+  });
+  return outputs;
 }

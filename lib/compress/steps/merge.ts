@@ -1,3 +1,4 @@
+import { MoeError } from '../../errors.ts';
 import type { ExpertMatrices } from '../expert.ts';
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
 import { meanRows, selectRows } from '../group/router.ts';
@@ -171,6 +172,10 @@ async function planNeurons(
   { neurons, ratio, multiple: chosen, widths: scope }: MergeStep,
 ): Promise<number[][]> {
   const grouping = plan.grouping ?? [];
+  if (plan.recipe.steps.some((step) => step.step === 'group' && step.sequential)) {
+    const expected = 'groups that are known before the layers change, for neurons';
+    throw new MoeError('RECIPE_INVALID', { argument: 'sequential', expected, received: 'true' });
+  }
   const sensitivity = scope === 'model' ? await layerSensitivity(plan) : [];
   const curves: NeuronCurve[][] = [];
   let budget = 0;

@@ -1,7 +1,7 @@
 import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { SlimStep } from '../recipe/schema.ts';
-import { refitDown } from '../recover/down.ts';
+import { refitBlock } from '../recover/block.ts';
 import { widthsWithin } from '../size.ts';
 import { refitExpert, removalCurve, slimExpert } from '../slim/expert.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
@@ -34,7 +34,7 @@ export function slimmingStep({ keep, ratio, widths: scope, multiple: chosen }: S
         slots.push(denseExpert(await slimExpert(best, statistics, curve, widths[slot] as number, context.recover)));
       }
       const slim: ExpertLayer = { ...layer, slots };
-      return context.recover ? refitDown(slim, context, { together: true }) : slim;
+      return context.recover ? refitBlock(slim, context) : slim;
     },
   };
 }

@@ -35,7 +35,7 @@ export interface Step {
 
 /** Takes a plan through the original model: `visit` sees each MoE layer, entered, with its original experts. */
 export async function eachOriginalLayer(
-  { source, stream, recover, report }: PlanContext,
+  { source, recipe, stream, report }: PlanContext,
   phase: string,
   visit: (layer: ExpertLayer, context: LayerContext) => Promise<void>,
 ): Promise<void> {
@@ -46,7 +46,7 @@ export async function eachOriginalLayer(
     await stream.enter(index);
     const own = layers.get(index);
     if (own) {
-      const context = new LayerContext(index, own.spec, own.names, stream, source.checkpoint, recover);
+      const context = new LayerContext(index, own.spec, own.names, stream, source.checkpoint, recipe);
       await visit(context.originals({ format: 'f32' }), context);
     }
     await stream.leave();

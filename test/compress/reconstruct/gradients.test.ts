@@ -31,7 +31,7 @@ describe("gradients of a layer's own output error", () => {
     await stream.enter(0);
     const [first] = moeLayers(source);
     assert.ok(first);
-    context = new LayerContext(0, first.spec, first.names, stream, checkpoint, false);
+    context = new LayerContext(0, first.spec, first.names, stream, checkpoint, { recover: 'none', refit: [] });
     const originals: ExpertMatrices[] = [];
     for (let expert = 0; expert < 16; expert++) originals.push(await context.original(expert));
     // Two experts a slot, and slots of different widths, so that there is an error.

@@ -1,0 +1,366 @@
+/** Refits what makes the hidden rows, gate and up, to the output of the whole block. */
+import type { MapFunction } from '../../graph/ops/map.ts';
+import type { Value } from '../../graph/value.ts';
+import { Weight } from '../../weight/weight.ts';
+import { transpose } from '../expert.ts';
+import { denseMatrix, type Expert, type ExpertLayer } from '../experts.ts';
+import type { LayerContext, RoutedObserved } from '../layer-context.ts';
+import { product, symmetricInverse } from '../numerics.ts';
+
+/** Products with the Jacobian a step: what comes behind them are directions that calibration hardly tells apart. */
+const mostProducts = 12;
+
+/** A step is halved so often where the error does not fall. */
+const mostHalvings = 3;
+
+/** Half the distance over which an activation's slope is measured. */
+const slopeDistance = 1e-2;
+
+/**
+ * One Gauss-Newton step of the kept rows of gate and up towards the original block's output, all slots together, down as it is:
+ * p = argmin Σ_t ‖missing_t − J_t·p‖² + ‖p‖²_R, J the derivative of the output by the rows. These linear least squares are solved by
+ * conjugate gradients on the normal equations, preconditioned by the blocks that JᵀJ would have if slopes and inputs were independent:
+ * the second moment of each slot's inputs times a number for each row. R is a ridge in that metric (Levenberg's damping), so that rows which
+ * few tokens reach stay where they are. The step is halved until the error falls, and not taken where it does not: what the layer is
+ * short of on these inputs never grows.
+ *
+ * @param layer of dense matrices, taken as exact as they are, not as they will be stored
+ */
+export async function refitHidden(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
+  const exact: ExpertLayer = { ...layer, forms: { up: f32Parts, down: f32Parts } };
+  const block = await HiddenRows.load(exact, context);
+  try {
+    const { error, gradient, metric } = await block.linearize();
+    const step = await conjugateGradients(gradient, metric, (p) => block.curvature(p, metric));
+    for (let halving = 0, share = 1; halving <= mostHalvings; halving++, share /= 2) {
+      const moved = movedBy(exact, step, share);
+      if ((await missingEnergy(moved, context)) < error) return { ...layer, slots: moved.slots };
+    }
+    return layer;
+  } finally {
+    block.dispose();
+  }
+}
+
+const f32 = { format: 'f32' } as const;
+const f32Parts = { dense: f32, factors: f32, kept: f32, sparse: f32 };
+
+/** The metric of the ridge and of the preconditioner. */
+interface Metric {
+  readonly hidden: number;
+  /** [slots], the first row and the end of each. */
+  readonly rows: readonly (readonly [number, number])[];
+  /** Of each row of gate (where there is one), then of up: ‖its down column‖² · mean slope². */
+  readonly weight: Float64Array;
+  readonly ridge: readonly number[];
+  /** (second moment + ridge)⁻¹ of the inputs of each slot, f64 [hidden, hidden]. */
+  readonly inverse: readonly Float64Array[];
+}
+
+/** The experts of a layer as banks of which the derivatives can be had. Vectors are the rows of all gates, then of all ups. */
+class HiddenRows {
+  readonly #layer: ExpertLayer;
+  readonly #context: LayerContext;
+  readonly #gate: Weight | undefined;
+  readonly #up: Weight;
+  readonly #down: Weight;
+  readonly #back: Weight;
+
+  private constructor(layer: ExpertLayer, context: LayerContext, [up, down, back, gate]: readonly Weight[]) {
+    this.#layer = layer;
+    this.#context = context;
+    this.#gate = gate;
+    this.#up = up as Weight;
+    this.#down = down as Weight;
+    this.#back = back as Weight;
+  }
+
+  static async load(layer: ExpertLayer, context: LayerContext): Promise<HiddenRows> {
+    const { slots, hidden } = layer;
+    const { device } = context.stream;
+    const widths = slots.map(({ width }) => width);
+    const widest = Math.max(...widths);
+    const rows = { in: hidden, out: widest, outOf: widths, slots: slots.length, format: f32 };
+    const columns = { in: widest, inOf: widths, out: hidden, slots: slots.length, format: f32 };
+    const weights: Weight[] = [];
+    try {
+      const dense = (which: 'gate' | 'up' | 'down') => slots.map((slot) => slot[which]?.dense as Float32Array);
+      weights.push(await Weight.from(device, rows, joined(dense('up'))));
+      weights.push(await Weight.from(device, columns, joined(dense('down'))));
+      const back = dense('down').map((down, slot) => transpose(down, hidden, widths[slot] as number));
+      weights.push(await Weight.from(device, rows, joined(back)));
+      if (slots[0]?.gate) weights.push(await Weight.from(device, rows, joined(dense('gate'))));
+      return new HiddenRows(layer, context, weights);
+    } catch (error) {
+      for (const weight of weights) weight.dispose();
+      throw error;
+    }
+  }
+
+  dispose(): void {
+    for (const weight of [this.#gate, this.#up, this.#down, this.#back]) weight?.dispose();
+  }
+
+  /** Σ ‖missing‖², Jᵀ·missing and the metric, where the layer stands. */
+  async linearize(): Promise<{ error: number; gradient: Float64Array; metric: Metric }> {
+    const { slots, hidden } = this.#layer;
+    const widest = this.#up.spec.out;
+    const grams = [slots.length, widest, hidden];
+    const shapes = {
+      error: [hidden],
+      gates: [slots.length, widest],
+      ...(this.#gate && { gate: grams, gateSlope: [slots.length, widest] }),
+      up: grams,
+      upSlope: [slots.length, widest],
+    } as Record<'error' | 'gates' | 'gate' | 'gateSlope' | 'up' | 'upSlope', number[]>;
+    const sums = await this.#context.observe(this.#layer, shapes, (observed, states) => {
+      const { graph, routing } = observed;
+      const { given, slopes } = this.#forward(observed);
+      const missing = this.#context.missing(observed, graph.linear(given, this.#down, { routing, gather: false }));
+      graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+      const squared = { routing, gatePower: 2 } as const;
+      graph.accumulate('sum', graph.clamp(given, 1, 1), states.gates, squared);
+      for (const [name, slope] of slopes) {
+        graph.accumulate('sum', graph.multiply(slope, slope), states[`${name}Slope`], squared);
+      }
+      this.#backward(observed, slopes, missing, states);
+    });
+    const total = sums.error.reduce((sum, value) => sum + value, 0);
+    return { error: total, gradient: this.#packed(sums), metric: await this.#metric(sums) };
+  }
+
+  /** (JᵀJ + R)·p. */
+  async curvature(p: Float64Array, { hidden, rows, weight, ridge }: Metric): Promise<Float64Array> {
+    const { device } = this.#context.stream;
+    const { spec } = this.#up;
+    const slots = this.#layer.slots.length;
+    const names = this.#gate ? (['gate', 'up'] as const) : (['up'] as const);
+    const directions: Weight[] = [];
+    try {
+      for (const at of names.keys()) {
+        const size = p.length / names.length;
+        const values = Float32Array.from(p.subarray(at * size, (at + 1) * size));
+        directions.push(await Weight.from(device, spec, values));
+      }
+      const shapes = Object.fromEntries(names.map((name) => [name, [slots, spec.out, hidden]])) as Record<
+        'gate' | 'up',
+        number[]
+      >;
+      const sums = await this.#context.observe(this.#layer, shapes, (observed, states) => {
+        const { graph, values, routing } = observed;
+        const { slopes } = this.#forward(observed);
+        const changes = slopes.map(([, slope], at) =>
+          graph.multiply(slope, graph.linear(values.input, directions[at] as Weight, { routing })),
+        );
+        const change = changes.reduce((a, b) => graph.add(a, b));
+        const moved = graph.combine(graph.linear(change, this.#down, { routing, gather: false }), routing);
+        this.#backward(observed, slopes, moved, states);
+      });
+      const result = this.#packed(sums);
+      const count = weight.length / names.length;
+      for (const at of names.keys()) {
+        for (const [slot, [begin, end]] of rows.entries()) {
+          for (let row = at * count + begin; row < at * count + end; row++) {
+            const factor = (weight[row] as number) * (ridge[slot] as number);
+            for (let i = row * hidden; i < (row + 1) * hidden; i++)
+              result[i] = (result[i] as number) + factor * (p[i] as number);
+          }
+        }
+      }
+      return result;
+    } finally {
+      for (const direction of directions) direction.dispose();
+    }
+  }
+
+  /** The hidden rows, and their derivative by what gate and up give. */
+  #forward({ graph, values, routing }: RoutedObserved): { given: Value; slopes: (readonly ['gate' | 'up', Value])[] } {
+    const { kind } = this.#layer;
+    const activation: MapFunction = kind === 'swiglu' ? 'silu' : kind === 'geglu' ? 'gelu_tanh' : kind;
+    const up = graph.linear(values.input, this.#up, { routing });
+    const z = this.#gate ? graph.linear(values.input, this.#gate, { routing }) : up;
+    const f = graph.map(activation, z);
+    const at = (distance: number): Value => graph.map(activation, graph.map('scale', z, undefined, { beta: distance }));
+    const part = 0.5 / slopeDistance;
+    const slope = graph.map('add', at(slopeDistance), at(-slopeDistance), { alpha: part, beta: -part });
+    if (!this.#gate) return { given: f, slopes: [['up', slope]] };
+    return {
+      given: graph.multiply(f, up),
+      slopes: [
+        ['gate', graph.multiply(slope, up)],
+        ['up', f],
+      ],
+    };
+  }
+
+  /** Adds Jᵀ·v, for v [tokens, hidden] at the block's output. */
+  #backward(
+    { graph, values, routing }: RoutedObserved,
+    slopes: readonly (readonly ['gate' | 'up', Value])[],
+    v: Value,
+    states: Readonly<Record<'gate' | 'up', Value>>,
+  ): void {
+    const x = graph.take(values.input, routing.tokenOf);
+    const felt = graph.linear(v, this.#back, { routing });
+    for (const [name, slope] of slopes) {
+      graph.accumulate('gram', graph.multiply(felt, slope), states[name], { b: x, routing, gatePower: 1 });
+    }
+  }
+
+  async #metric(sums: Readonly<Record<'gates' | 'gateSlope' | 'upSlope', Float64Array>>): Promise<Metric> {
+    const { slots, hidden } = this.#layer;
+    const widest = this.#up.spec.out;
+    const moments = this.#context.inputMoments(this.#layer, 2);
+    const [ridge, inverse, rows, norms]: [number[], Float64Array[], [number, number][], number[]] = [[], [], [], []];
+    for (const [slot, { width, down }] of slots.entries()) {
+      const { gram, rows: count } = await moments.of(slot);
+      ridge.push(ridgeFor(gram, hidden, count));
+      inverse.push(await symmetricInverse(gram, hidden, ridge[slot] as number));
+      rows.push([norms.length, norms.length + width]);
+      for (let j = 0; j < width; j++) {
+        let norm = 0;
+        for (let row = 0; row < hidden; row++) norm += ((down.dense as Float32Array)[row * width + j] as number) ** 2;
+        norms.push(norm);
+      }
+    }
+    const slopes = this.#gate ? [sums.gateSlope, sums.upSlope] : [sums.upSlope];
+    const weight = new Float64Array(slopes.length * norms.length);
+    for (const [at, slope] of slopes.entries()) {
+      for (const [slot, [begin, end]] of rows.entries()) {
+        const gates = sums.gates[slot * widest] as number;
+        for (let row = begin; row < end; row++) {
+          const mean = gates > 0 ? (slope[slot * widest + row - begin] as number) / gates : 0;
+          weight[at * norms.length + row] = (norms[row] as number) * mean;
+        }
+      }
+    }
+    return { hidden, rows, weight, ridge, inverse };
+  }
+
+  /** The states' rows without those beyond each slot's width. */
+  #packed(sums: Readonly<Record<'gate' | 'up', Float64Array>>): Float64Array {
+    const { slots, hidden } = this.#layer;
+    const stride = this.#up.spec.out * hidden;
+    const parts = (this.#gate ? [sums.gate, sums.up] : [sums.up]).flatMap((state) =>
+      slots.map(({ width }, slot) => state.subarray(slot * stride, slot * stride + width * hidden)),
+    );
+    const all = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
+    let begin = 0;
+    for (const part of parts) {
+      all.set(part, begin);
+      begin += part.length;
+    }
+    return all;
+  }
+}
+
+/**
+ * The mean of the second moment's diagonal, as the derivative holds only near where it was taken, and more of it the fewer the rows are: with
+ * ten times as many as there are inputs twice as much.
+ */
+function ridgeFor(moment: Float64Array, hidden: number, rows: number): number {
+  let trace = 0;
+  for (let i = 0; i < hidden; i++) trace += moment[i * hidden + i] as number;
+  return (trace / hidden) * (1 + ((10 * hidden) / Math.max(1, rows)) ** 2) + 1e-6;
+}
+
+/** x of A·x = b for A = `apply`, symmetric and positive, after {@link mostProducts} steps from 0. */
+async function conjugateGradients(
+  b: Float64Array,
+  metric: Metric,
+  apply: (p: Float64Array) => Promise<Float64Array>,
+): Promise<Float64Array> {
+  const x = new Float64Array(b.length);
+  let r = b;
+  let z = await precondition(r, metric);
+  let p = z;
+  let energy = dot(r, z);
+  for (let round = 0; round < mostProducts && energy > 0; round++) {
+    const seen = await apply(p);
+    const length = energy / dot(p, seen);
+    const direction = p;
+    x.forEach((value, at) => {
+      x[at] = value + length * (direction[at] as number);
+    });
+    r = r.map((value, at) => value - length * (seen[at] as number));
+    z = await precondition(r, metric);
+    const next = dot(r, z);
+    const share = next / energy;
+    energy = next;
+    p = z.map((value, at) => value + share * (direction[at] as number));
+  }
+  return x;
+}
+
+async function precondition(r: Float64Array, { hidden, rows, weight, inverse }: Metric): Promise<Float64Array> {
+  const z = new Float64Array(r.length);
+  const count = rows.at(-1)?.[1] as number;
+  for (let first = 0; first < weight.length; first += count) {
+    for (const [slot, [begin, end]] of rows.entries()) {
+      const part = r.subarray((first + begin) * hidden, (first + end) * hidden);
+      const solved = await product(part, inverse[slot] as Float64Array, {
+        rows: end - begin,
+        columns: hidden,
+        depth: hidden,
+      });
+      solved.forEach((value, at) => {
+        const own = weight[first + begin + Math.floor(at / hidden)] as number;
+        z[(first + begin) * hidden + at] = own > 0 ? value / own : 0;
+      });
+    }
+  }
+  return z;
+}
+
+/** The layer with a share of the step added to its rows. */
+function movedBy(layer: ExpertLayer, step: Float64Array, share: number): ExpertLayer {
+  let begin = 0;
+  const moved = (which: 'gate' | 'up'): (Float32Array | undefined)[] =>
+    layer.slots.map((slot) => {
+      const dense = slot[which]?.dense;
+      if (!dense) return undefined;
+      const from = begin;
+      begin += dense.length;
+      return dense.map((value, at) => value + share * (step[from + at] as number));
+    });
+  const [gates, ups] = [moved('gate'), moved('up')];
+  const slots = layer.slots.map((slot, at): Expert => {
+    const { width, hidden } = slot;
+    const gate = gates[at];
+    return {
+      ...slot,
+      ...(gate && { gate: denseMatrix(width, hidden, gate) }),
+      up: denseMatrix(width, hidden, ups[at] as Float32Array),
+    };
+  });
+  return { ...layer, slots };
+}
+
+/** Σ ‖missing‖² over all tokens. */
+async function missingEnergy(layer: ExpertLayer, context: LayerContext): Promise<number> {
+  const { error } = await context.withProjection(layer, 'up', (up) =>
+    context.withProjection(layer, 'down', (down) =>
+      context.observe(layer, { error: [layer.hidden] }, (observed, states) => {
+        const { graph, values, routing } = observed;
+        const h = graph.linear(values.input, up, { activation: layer.kind, routing });
+        const missing = context.missing(observed, graph.linear(h, down, { routing, gather: false }));
+        graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+      }),
+    ),
+  );
+  return error.reduce((sum, value) => sum + value, 0);
+}
+
+function joined(matrices: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(matrices.reduce((sum, { length }) => sum + length, 0));
+  let begin = 0;
+  for (const matrix of matrices) {
+    all.set(matrix, begin);
+    begin += matrix.length;
+  }
+  return all;
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, value, at) => sum + value * (b[at] as number), 0);
+}
