@@ -3,7 +3,7 @@ import type { LayerContext } from '../layer-context.ts';
 import { refitDown } from './down.ts';
 import { refitHidden } from './hidden.ts';
 
-/** Each makes the next one smaller; behind the second the model gains no more. */
+/** More of them fit what calibration tells by chance (docs/compression.md). */
 const rounds = 2;
 
 /** All dense experts of a layer towards the original block's output: down, then in rounds gate and up and down on what they give. */
