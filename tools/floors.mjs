@@ -18,7 +18,7 @@ const houses = [
       ['graph', 'weight'],
       ['checkpoint', 'moe'],
       ['model'],
-      ['compress'],
+      ['compress', 'bench'],
       ['cli'],
     ],
     roof: ['index'],

@@ -1,9 +1,19 @@
-import { Command, Option } from 'commander';
-import type { NativeLimits } from '../addon.ts';
+import { readFile } from 'node:fs/promises';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { compareRows, readRows } from '../bench/compare.ts';
+import { denseGroups, type NamedFormat } from '../bench/dense.ts';
+import { expertGroups } from '../bench/experts.ts';
+import { LimitMeter } from '../bench/limits.ts';
+import { modelRows } from '../bench/model.ts';
+import { attentionGroups, operationGroups, routingGroups } from '../bench/operations.ts';
+import { partGroups } from '../bench/parts.ts';
+import { type Group, type Timed, timeGroups } from '../bench/rows.ts';
+import { type BenchShape, benchShape, shapeNames } from '../bench/shapes.ts';
+import { unreadable } from '../checkpoint/files.ts';
 import type { Device } from '../device/device.ts';
-import { Graph } from '../graph/graph.ts';
-import { type ActivationMode, isInteger, type WeightFormat } from '../weight/format.ts';
-import { Weight } from '../weight/weight.ts';
+import { Model } from '../model/model.ts';
+import type { ActivationMode } from '../weight/format.ts';
+import { type ReportOptions, report } from './bench-report.ts';
 import {
   type CommonOptions,
   deviceOption,
@@ -15,199 +25,276 @@ import {
 } from './options.ts';
 import { Progress, print, printJson, table } from './output.ts';
 
-interface BenchOptions extends CommonOptions {
-  in: number;
-  out: number;
+interface BenchOptions extends CommonOptions, ReportOptions {
+  shape: string[];
   tokens: number[];
-  weights: Named[];
-  activation: ActivationMode;
-  rounds: number;
+  weights: NamedFormat[];
+  activation?: ActivationMode;
+  rounds?: number;
   device: string;
+  isa?: string;
+  warm?: boolean;
+  in?: number;
+  out?: number;
+  hidden?: number;
+  intermediate?: number;
+  experts?: number;
+  topK?: number;
+  heads?: number;
+  kvHeads?: number;
+  headDim?: number;
+  rank: number;
+  keys: number;
 }
 
-interface Named {
-  text: string;
-  format: WeightFormat;
+type Groups = (device: Device, shape: BenchShape, options: BenchOptions) => Promise<Group[]> | Group[];
+
+interface Work {
+  readonly text: string;
+  readonly shape: string;
+  readonly tokens: string;
+  /** Absent: it has no formats. */
+  readonly weights?: string;
+  readonly groups: Groups;
 }
 
-interface Run {
-  weights: string;
-  tokens: number;
-  milliseconds: number;
-  /** Of the weights, inputs and outputs. */
-  bytes: number;
-  operations: number;
-  units: 'f32' | 'int8';
+const works: Readonly<Record<string, Work>> = {
+  dense: {
+    text: 'one linear layer, hidden → intermediate',
+    shape: 'mixtral-8x7b',
+    tokens: '1,8,64,512',
+    weights: 'f32,bf16,int8,int4,int4:128:symmetric',
+    groups: (device, shape, { in: width, out, activation: mode, warm = false, ...options }) =>
+      denseGroups(device, shape.name, {
+        ...options,
+        in: width ?? shape.hidden,
+        out: out ?? shape.intermediate,
+        mode,
+        warm,
+      }),
+  },
+  experts: {
+    text: 'the experts of a layer with their routing: route, gate|up, down, combine',
+    shape: 'qwen3-30b-a3b',
+    tokens: '1,8,64,512',
+    weights: 'bf16,int8,int4:128:symmetric',
+    groups: (device, shape, { activation: mode, warm = false, ...options }) =>
+      expertGroups(device, shape, { ...options, mode, warm }),
+  },
+  routing: {
+    text: 'the choice of experts, the plan of their rows, and the way back to tokens',
+    shape: 'qwen3-30b-a3b',
+    tokens: '1,8,64,512',
+    groups: (device, shape, { tokens, warm = false }) => routingGroups(device, shape, tokens, warm),
+  },
+  lowrank: {
+    text: 'expert banks of low-rank factors and kept rows, beside the plain one',
+    shape: 'olmoe',
+    tokens: '1,8,64,512',
+    weights: 'int4:128:symmetric,bf16',
+    groups: (device, shape, { activation: mode, warm = false, ...options }) =>
+      partGroups(device, 'lowrank', shape, { ...options, mode, warm }),
+  },
+  sparse: {
+    text: 'expert banks of n:m sparse values, beside the plain one',
+    shape: 'olmoe',
+    tokens: '1,8,64,512',
+    weights: 'int4:128:symmetric,bf16',
+    groups: (device, shape, { activation: mode, warm = false, ...options }) =>
+      partGroups(device, 'sparse', shape, { ...options, mode, warm }),
+  },
+  attention: {
+    text: 'attention to a cache, which --weights names the dtypes of',
+    shape: 'qwen3-30b-a3b',
+    tokens: '1,512',
+    weights: 'f32,bf16',
+    groups: (device, shape, { tokens, keys, weights, warm = false }) =>
+      attentionGroups(device, shape, { tokens, keys, caches: weights.map(cacheDtype), warm }),
+  },
+  operations: {
+    text: 'every other operation of a decoder',
+    shape: 'qwen3-30b-a3b',
+    tokens: '4096',
+    groups: (device, shape, { tokens, warm = false }) => operationGroups(device, shape, tokens, warm),
+  },
+};
+
+function cacheDtype({ text, format: { format } }: NamedFormat): 'f32' | 'bf16' | 'f16' {
+  if (format === 'f32' || format === 'bf16' || format === 'f16') return format;
+  throw new InvalidArgumentError(`expected a cache of f32, bf16 or f16, got ${text}`);
 }
 
-interface Row {
-  weights: string;
-  tokens: number;
-  milliseconds: number;
-  gigabytesPerSecond: number;
-  gigaoperationsPerSecond: number;
-  /** Time at the binding limit over the time taken; null where the device's limits are not known. */
-  share: number | null;
-  limit: 'memory' | 'arithmetic' | null;
-}
-
-/** Bytes of weights that a row goes through before it comes back to the first: more than last-level caches hold. */
-const coldBytes = 256e6;
-
-const example = '\nExample:\n  $ node-moe bench dense --weights int8,int4 --tokens 1,512 --json';
-
-/** `node-moe bench dense`: one linear layer over weights that do not fit the caches, against the limits measured in the same run. */
+/** `node-moe bench`: what the kernels reach of the limits measured in the same run. */
 export function benchCommand(): Command {
-  const dense = withCommonOptions(new Command('dense'))
-    .description('one linear layer, weights beyond the caches')
-    .option('--in <count>', 'inputs', positiveInteger, 4096)
-    .option('--out <count>', 'outputs', positiveInteger, 14336)
-    .option('--tokens <list>', 'tokens a call, comma-separated', integerList, [1, 8, 64, 512])
+  const bench = new Command('bench').description('measure kernels against the limits of this machine');
+  for (const [name, work] of Object.entries(works))
+    bench.addCommand(workCommand(name, work), { isDefault: name === 'dense' });
+  return bench.addCommand(modelCommand()).addCommand(compareCommand()).addHelpText('after', examples);
+}
+
+const examples = `
+Example:
+  $ node-moe bench dense --weights int8,int4 --tokens 1,512 --json
+  $ node-moe bench experts --shape olmoe,mixtral-8x7b --weights int4:128:symmetric --html roofline.html
+  $ node-moe bench compare before.json after.json`;
+
+function withBenchOptions(command: Command): Command {
+  return withCommonOptions(command)
+    .option(
+      '--rounds <count>',
+      'timed calls a row; the median counts (default: as many as fit about half a second)',
+      positiveInteger,
+    )
+    .addOption(deviceOption())
+    .option('--isa <name>', 'force an instruction set that doctor lists')
+    .option('--html <file>', 'write the roofline as a page');
+}
+
+function workCommand(name: string, { text, shape, tokens, weights, groups }: Work): Command {
+  const command = withBenchOptions(new Command(name))
+    .description(text)
     .addOption(
+      new Option('--shape <list>', `models, comma-separated: ${shapeNames.join(', ')}`)
+        .argParser((list) => list.split(','))
+        .default([shape], shape),
+    )
+    .addOption(
+      new Option('--tokens <list>', 'tokens a call').argParser(integerList).default(integerList(tokens), tokens),
+    )
+    .addOption(new Option('--cold', 'weights or data come from memory (default)').conflicts('warm'))
+    .option('--warm', 'the same weights or data again and again; memory is then no limit')
+    .addHelpText('after', examples);
+  if (weights) {
+    command.addOption(
       new Option('--weights <list>', 'formats, comma-separated')
         .argParser(formatList)
-        .default(formatList(standard), standard),
-    )
-    .addOption(
-      new Option('--activation <mode>', 'what the layer does with its input under integer weights')
-        .choices(['auto', 'exact', 'int8'])
-        .default('auto'),
-    )
-    .option('--rounds <count>', 'timed calls a row; the median counts', positiveInteger, 7)
-    .addOption(deviceOption())
-    .addHelpText('after', example)
-    .action(benchDense);
-  return new Command('bench')
-    .description('measure kernels against the limits of this machine')
-    .addCommand(dense, { isDefault: true })
-    .addHelpText('after', example);
+        .default(formatList(weights), weights),
+    );
+    if (name !== 'attention') {
+      command.addOption(
+        new Option('--activation <mode>', 'what layers do with their input under integer weights').choices([
+          'auto',
+          'exact',
+          'int8',
+        ]),
+      );
+    }
+  }
+  if (name === 'dense') {
+    command.option('--in <count>', 'inputs (default: hidden)', positiveInteger);
+    command.option('--out <count>', 'outputs (default: intermediate)', positiveInteger);
+  }
+  if (name === 'lowrank') command.option('--rank <count>', 'of the factors', positiveInteger, 32);
+  if (name === 'attention') command.option('--keys <count>', 'keys in the cache', positiveInteger, 2048);
+  for (const size of ['hidden', 'intermediate', 'experts', 'top-k', 'heads', 'kv-heads', 'head-dim']) {
+    command.option(`--${size} <count>`, 'in place of that of the shape', positiveInteger);
+  }
+  return command.action((options: BenchOptions) => benchWork(options, groups));
 }
 
-const standard = 'f32,bf16,int8,int4';
-
-function formatList(text: string): Named[] {
+export function formatList(text: string): NamedFormat[] {
   return text.split(',').map((name) => ({ text: name, format: weightFormat(name) }));
 }
 
-async function benchDense(options: BenchOptions): Promise<void> {
-  const { in: inputs, out: outputs, weights: formats, json } = options;
+async function benchWork(options: BenchOptions, groupsOf: Groups): Promise<void> {
+  const {
+    json,
+    shape: names,
+    hidden,
+    intermediate,
+    experts,
+    topK,
+    heads,
+    kvHeads,
+    headDim,
+    warm = false,
+    rounds,
+  } = options;
+  const own = { hidden, intermediate, experts, topK, heads, kvHeads, headDim };
+  const shapes = names.map((name) => benchShape(name, own));
   const progress = new Progress({ quiet: json === true });
   await using device = await openChosenDevice(options);
-  progress.update('measure the limits', 0, 1);
-  const before = await device.limits();
-  const runs: Run[] = [];
-  for (const [index, named] of formats.entries()) {
-    progress.update('bench dense', index, formats.length);
-    for (const run of await benchFormat(device, named, options)) runs.push(run);
-  }
-  // Measured before and after: what slowed the machine down for one of them is no limit.
-  const limits = larger(before, await device.limits());
-  const rows = runs.map((run) => compare(run, limits));
+  const meter = new LimitMeter(device);
+  const groups: Group[] = [];
+  for (const shape of shapes) groups.push(...(await groupsOf(device, shape, options)));
+  const onGroup = ({ work, shape }: Group, index: number): void =>
+    progress.update(`bench ${work} ${shape}`, index, groups.length);
+  const timed = await timeGroups(groups, meter, { rounds, onGroup });
   progress.end();
+  await report(device, meter.limits, timed, { ...options, warm });
+}
+
+function modelCommand(): Command {
+  return withBenchOptions(new Command('model'))
+    .description('a whole model: prefill of many tokens, decoding of one')
+    .argument('<folder>', 'model folder')
+    .addOption(
+      new Option('--tokens <list>', '1: a token decoded; others: a prompt')
+        .argParser(integerList)
+        .default([1, 512], '1,512'),
+    )
+    .option('--weights <list>', 'formats of the expert matrices, comma-separated (default: as stored)', formatList)
+    .addHelpText('after', '\nExample:\n  $ node-moe bench model ./model --weights int8,int4 --tokens 1,512')
+    .action(benchModel);
+}
+
+async function benchModel(folder: string, options: BenchOptions): Promise<void> {
+  const { json, tokens, rounds } = options;
+  const formats = options.weights ?? [{ text: 'stored', format: undefined }];
+  const progress = new Progress({ quiet: json === true });
+  await using device = await openChosenDevice(options);
+  const meter = new LimitMeter(device);
+  const timed: Timed[] = [];
+  for (const [index, { text, format }] of formats.entries()) {
+    progress.update('bench model', index, formats.length);
+    await meter.measure();
+    await using model = await Model.open(folder, { device, weights: format });
+    timed.push(...(await modelRows(model, folder, { text, format }, tokens, { rounds })));
+  }
+  await meter.measure();
+  progress.end();
+  await report(device, meter.limits, timed, { ...options, warm: false });
+}
+
+function compareCommand(): Command {
+  return new Command('compare')
+    .description('two files of --json side by side')
+    .argument('<before>', 'file')
+    .argument('<after>', 'file')
+    .option('--json', 'print one JSON document on stdout and nothing else there')
+    .addHelpText('after', '\nExample:\n  $ node-moe bench compare before.json after.json')
+    .action(benchCompare);
+}
+
+async function benchCompare(before: string, after: string, { json }: { json?: boolean }): Promise<void> {
+  const [first = [], second = []] = await Promise.all(
+    [before, after].map(async (file) => {
+      const text = await readFile(file, 'utf8').catch((cause: unknown) => {
+        throw unreadable(file, cause);
+      });
+      return readRows(text, file);
+    }),
+  );
+  const rows = compareRows(first, second);
   if (json) {
-    const machine = { device: device.name, ...device.description };
-    printJson({ machine, limits, work: 'dense', in: inputs, out: outputs, rows });
+    printJson({ before, after, rows });
     return;
   }
-  const giga = (rate: number): string => (rate > 0 ? (rate / 1e9).toFixed(1) : 'unknown');
-  const { readBytesPerSecond: read, f32OperationsPerSecond: f32, int8OperationsPerSecond: int8 } = limits;
-  print(`${inputs} → ${outputs}; limits: read ${giga(read)} GB/s, f32 ${giga(f32)} and int8 ${giga(int8)} GOP/s\n`);
+  const share = (value: number | null): string => (value === null ? '-' : `${(100 * value).toFixed(0)} %`);
   const cells = rows.map((row) => [
+    `${row.work} ${row.shape}`,
     row.weights,
     String(row.tokens),
-    row.milliseconds.toFixed(3),
-    row.gigabytesPerSecond.toFixed(1),
-    row.gigaoperationsPerSecond.toFixed(0),
-    row.share === null ? '-' : `${(100 * row.share).toFixed(0)} % of ${row.limit}`,
+    row.before.ms.toPrecision(4),
+    row.after.ms.toPrecision(4),
+    row.ratio.toFixed(2),
+    share(row.before.share),
+    share(row.after.share),
   ]);
-  print(table(['weights', 'tokens', 'ms', 'GB/s', 'GOP/s', 'share of limit'], cells));
-}
-
-async function benchFormat(device: Device, named: Named, options: BenchOptions): Promise<Run[]> {
-  const { in: inputs, out: outputs, tokens: counts, activation, rounds } = options;
-  const { text, format } = named;
-  const weights = [await randomWeight(device, inputs, outputs, format)];
-  const { bytes: weightBytes } = weights[0] as Weight;
-  try {
-    while (weights.length * weightBytes < coldBytes && weights.length < rounds + 1) {
-      weights.push(await randomWeight(device, inputs, outputs, format));
-    }
-    const integer = isInteger(format);
-    const mode = integer ? activation : 'exact';
-    return counts.map((tokens) => ({
-      weights: text,
-      tokens,
-      milliseconds: medianRun(device, weights, tokens, mode, rounds),
-      bytes: weightBytes + 4 * tokens * (inputs + outputs),
-      operations: 2 * tokens * inputs * outputs,
-      // 'auto' takes the int8 units wherever the weights allow it.
-      units: mode === 'exact' ? 'f32' : 'int8',
-    }));
-  } finally {
-    for (const weight of weights) weight.dispose();
-  }
-}
-
-/** The run against the limit that binds it: its bytes, or its operations on the units that it uses. */
-function compare({ weights, tokens, milliseconds, bytes, operations, units }: Run, limits: NativeLimits): Row {
-  const peak = units === 'int8' ? limits.int8OperationsPerSecond : limits.f32OperationsPerSecond;
-  const known = limits.readBytesPerSecond > 0 && peak > 0;
-  const [byMemory, byArithmetic] = [bytes / limits.readBytesPerSecond, operations / peak];
-  return {
-    weights,
-    tokens,
-    milliseconds,
-    gigabytesPerSecond: bytes / milliseconds / 1e6,
-    gigaoperationsPerSecond: operations / milliseconds / 1e6,
-    share: known ? (1000 * Math.max(byMemory, byArithmetic)) / milliseconds : null,
-    limit: known ? (byMemory > byArithmetic ? 'memory' : 'arithmetic') : null,
-  };
-}
-
-function larger(a: NativeLimits, b: NativeLimits): NativeLimits {
-  return {
-    readBytesPerSecond: Math.max(a.readBytesPerSecond, b.readBytesPerSecond),
-    f32OperationsPerSecond: Math.max(a.f32OperationsPerSecond, b.f32OperationsPerSecond),
-    int8OperationsPerSecond: Math.max(a.int8OperationsPerSecond, b.int8OperationsPerSecond),
-    bf16OperationsPerSecond: Math.max(a.bf16OperationsPerSecond, b.bf16OperationsPerSecond),
-  };
-}
-
-async function randomWeight(device: Device, inputs: number, outputs: number, format: WeightFormat): Promise<Weight> {
-  const rows = Math.max(1, Math.min(outputs, Math.floor(2 ** 22 / inputs)));
-  const values = Float32Array.from({ length: rows * inputs }, () => Math.random() - 0.5);
-  const pieces = [];
-  for (let row = 0; row < outputs; row += rows) {
-    const count = Math.min(rows, outputs - row);
-    const source = values.subarray(0, count * inputs);
-    pieces.push({ part: 'base', slot: 0, row, rows: count, form: { store: 'f32' }, values: source } as const);
-  }
-  return Weight.load(device, { in: inputs, out: outputs, format }, pieces);
-}
-
-/** Milliseconds of a call, the weights taken in turn so that each is cold. */
-function medianRun(
-  device: Device,
-  weights: readonly Weight[],
-  tokens: number,
-  mode: ActivationMode,
-  rounds: number,
-): number {
-  const { in: inputs, out: outputs } = (weights[0] as Weight).spec;
-  const programs = weights.map((weight) => {
-    const graph = new Graph(device);
-    const x = graph.input('x', 'f32', ['tokens', inputs]);
-    return graph.output('y', graph.linear(x, weight, { mode })).compile({ tokens });
-  });
-  const x = Float32Array.from({ length: tokens * inputs }, () => Math.random() - 0.5);
-  const into = { y: new Float32Array(tokens * outputs) };
-  const times: number[] = [];
-  for (let round = -1; round < rounds; round++) {
-    const started = performance.now();
-    programs[(round + 1) % programs.length]?.runSync({ x }, { into });
-    // The first call also touches new memory.
-    if (round >= 0) times.push(performance.now() - started);
-  }
-  for (const program of programs) program.dispose();
-  return times.sort((a, b) => a - b)[rounds >> 1] as number;
+  print(
+    table(
+      ['row', 'weights', 'tokens', 'ms before', 'ms after', 'after / before', 'share before', 'share after'],
+      cells,
+    ),
+  );
 }

@@ -88,9 +88,10 @@ export function integerList(text: string): number[] {
 }
 
 /** Opens the device that the options name. */
-export function openChosenDevice({ device = 'auto', threads }: CommonOptions & { device?: string }): Promise<Device> {
+export function openChosenDevice(options: CommonOptions & { device?: string; isa?: string }): Promise<Device> {
+  const { device = 'auto', threads, isa } = options;
   const [name] = device.split(':');
   // Only the cpu counts threads; another device would refuse the option.
   const counts = name === 'cpu' || (name === 'auto' && !explainDevice('cuda').available);
-  return openDevice(device, counts && threads !== undefined ? { threads } : {});
+  return openDevice(device, { ...(counts && threads !== undefined && { threads }), ...(isa !== undefined && { isa }) });
 }

@@ -1,56 +1,68 @@
-// The loops of probes.h on the vocabulary. Ten chains hide the latency of a multiply-add (4 cycles × 2 units) and of a
-// dot product.
+// The loops of probes.h on the vocabulary. A multiply-add or a dot product takes 4 or 5 cycles on 2 units, so 8 to 10
+// chains fill them; which count does best differs between processors.
 #include "probes.h"
 
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-constexpr int chains = 10;
 volatile float keep_float;  // a result that nobody may drop
 volatile int32_t keep_int;
 
-int32_t probe_read(const std::byte *from, int64_t bytes) {
+int32_t probe_read(const std::byte *from, int64_t bytes, ReadPattern pattern) {
   constexpr int lines = 8;
   constexpr int64_t step = lines * width * 4;
+  const int64_t run = bytes / pattern.streams;
   Ints part[lines];
 #pragma GCC unroll 8
   for (int i = 0; i < lines; ++i) part[i] = zero_ints();
-  for (int64_t at = 0; at + step <= bytes; at += step) {
+  for (int64_t at = 0; at + step <= run; at += step) {
+    for (int stream = 0; stream < pattern.streams; ++stream) {
+      const std::byte *const place = from + stream * run + at;
+      if (pattern.ahead > 0) {
+        for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(place + pattern.ahead + line);
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < lines; ++i) part[i] = bit_xor(part[i], load_ints(from + at + i * width * 4));
+      for (int i = 0; i < lines; ++i) part[i] = bit_xor(part[i], load_ints(place + i * width * 4));
+    }
   }
   Ints all = zero_ints();
   for (int i = 0; i < lines; ++i) all = bit_xor(all, part[i]);
   return sum(all);
 }
 
+template <int chains>
 double probe_multiply(int64_t rounds) {
   Vec a[chains];
-#pragma GCC unroll 10
+#pragma GCC unroll 12
   for (int i = 0; i < chains; ++i) a[i] = broadcast(static_cast<float>(i));
   const Vec b = broadcast(0.999f), c = broadcast(0.001f);
   for (int64_t r = 0; r < rounds; ++r) {
-#pragma GCC unroll 10
+#pragma GCC unroll 12
     for (int i = 0; i < chains; ++i) a[i] = fma(a[i], b, c);
   }
   Vec all = zero();
+#pragma GCC unroll 12
   for (int i = 0; i < chains; ++i) all = add(all, a[i]);
   keep_float = sum(all);
   return static_cast<double>(rounds) * chains * width * 2;
 }
 
+template <int chains>
 double probe_dot(int64_t rounds) {
   Ints a[chains];
-#pragma GCC unroll 10
+#pragma GCC unroll 12
   for (int i = 0; i < chains; ++i) a[i] = broadcast_ints(i);
-  Ints b = broadcast_ints(0x01020304);
+  alignas(64) int32_t weights[width];
+  for (int32_t &one : weights) one = 0x01020304;
   const Ints c = broadcast_ints(0x01fe01fe);
   for (int64_t r = 0; r < rounds; ++r) {
-    b = add(b, broadcast_ints(0x00000001));  // so that nothing can be hoisted
-#pragma GCC unroll 10
+    __asm__ volatile("" : "+m"(weights));  // read anew, so that no round can be folded into another
+    const Ints b = load_ints(weights);
+#pragma GCC unroll 12
     for (int i = 0; i < chains; ++i) a[i] = dot(a[i], b, c);
   }
   Ints all = zero_ints();
+#pragma GCC unroll 12
   for (int i = 0; i < chains; ++i) all = bit_xor(all, a[i]);
   keep_int = sum(all);
   return static_cast<double>(rounds) * chains * width * 4 * 2;
@@ -58,6 +70,10 @@ double probe_dot(int64_t rounds) {
 
 }  // namespace
 
-const Probes probes{probe_read, probe_multiply, probe_dot};
+const Probes probes{
+    probe_read,
+    {probe_multiply<8>, probe_multiply<10>, probe_multiply<12>},
+    {probe_dot<8>, probe_dot<10>, probe_dot<12>},
+};
 
 }  // namespace moe::cpu::MOE_ISA
