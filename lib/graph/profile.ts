@@ -10,14 +10,31 @@ export interface ProfileNode {
   readonly bytes: number;
   /** Multiply and add count as two. */
   readonly operations: number;
+  readonly gigabytesPerSecond: number;
+  readonly teraoperationsPerSecond: number;
+  /** As {@link limitShare} by the device's last `limits()`; null where they were not measured. */
+  readonly share: number | null;
 }
 
 const profiles = new WeakMap<object, readonly ProfileNode[]>();
 
 /** @internal */
-export function keepProfile(outputs: object, nodes: readonly NativeProfileNode[]): void {
-  const profile = nodes.map(({ operation, name, nanoseconds, bytes, operations }) => {
-    return { operation, name, microseconds: nanoseconds / 1000, bytes, operations };
+export function keepProfile(
+  outputs: object,
+  nodes: readonly NativeProfileNode[],
+  limits: NativeLimits | undefined,
+): void {
+  const profile = nodes.map(({ operation, name, nanoseconds, bytes, operations }): ProfileNode => {
+    const counts = { microseconds: nanoseconds / 1000, bytes, operations };
+    const rate = (amount: number): number => (nanoseconds > 0 ? amount / nanoseconds : 0);
+    return {
+      operation,
+      name,
+      ...counts,
+      gigabytesPerSecond: rate(bytes),
+      teraoperationsPerSecond: rate(operations) / 1000,
+      share: limits && limits.readBytesPerSecond > 0 ? limitShare(counts, limits) : null,
+    };
   });
   profiles.set(outputs, profile);
 }
@@ -31,7 +48,10 @@ export function profileOf(outputs: object): readonly ProfileNode[] | undefined {
  * Share of the physical limit that a node reached: its bytes over the bandwidth or its operations over the peak, whichever is
  * longer, by the time it took. `limits` are those of `device.limits()`; what is 0 there limits nothing. Throws INVALID_ARGUMENT.
  */
-export function limitShare(node: ProfileNode, limits: NativeLimits): number {
+export function limitShare(
+  node: Pick<ProfileNode, 'microseconds' | 'bytes' | 'operations'>,
+  limits: NativeLimits,
+): number {
   requireObject(node, 'node');
   requireObject(limits, 'limits');
   const seconds = (amount: number, rate: number): number => (rate > 0 ? amount / rate : 0);

@@ -13,7 +13,7 @@ export interface RunSyncOptions {
   into?: Readonly<Record<string, Bindable>> | undefined;
   /** Sizes of symbols that no binding tells; must agree with those that one does. */
   sizes?: Readonly<Record<string, number>> | undefined;
-  /** Keeps the time of each node for `profileOf(outputs)`. Default false. */
+  /** Keeps time, bytes and operations of each node for `profileOf(outputs)`. Default false. */
   profile?: boolean | undefined;
 }
 
@@ -77,7 +77,7 @@ export class Program<O extends string = never> {
         options.profile === true,
       );
       options.signal?.throwIfAborted();
-      if (nodes) keepProfile(bound.outputs, nodes);
+      if (nodes) keepProfile(bound.outputs, nodes, this.device.measuredLimits);
       return bound.outputs as Outputs<I, O>;
     } catch (error) {
       for (const tensor of bound?.made ?? []) tensor.dispose();
@@ -96,7 +96,7 @@ export class Program<O extends string = never> {
     const { bindings, sizes, outputs, made } = this.#binder.bind(inputs, requireObject(options).into, options.sizes);
     try {
       const nodes = this.#native.runSync(this.device.queue, bindings, sizes, options.profile === true);
-      if (nodes) keepProfile(outputs, nodes);
+      if (nodes) keepProfile(outputs, nodes, this.device.measuredLimits);
       return outputs as Outputs<I, O>;
     } catch (error) {
       for (const tensor of made) tensor.dispose();

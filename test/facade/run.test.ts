@@ -158,9 +158,15 @@ for (const name of ['reference', 'cpu']) {
       assert.deepEqual(Object.keys(outputs), ['y']);
       const none = { int8OperationsPerSecond: 0, bf16OperationsPerSecond: 0 };
       const limits = { readBytesPerSecond: 1e10, f32OperationsPerSecond: 1e11, ...none };
-      assert.ok(limitShare({ operation: '', name: '', microseconds: 2, bytes: 1e4, operations: 1e5 }, limits) === 0.5);
+      assert.ok(limitShare({ microseconds: 2, bytes: 1e4, operations: 1e5 }, limits) === 0.5);
+      assert.ok(node && Math.abs(node.gigabytesPerSecond * node.microseconds * 1000 - node.bytes) < 1e-6 * node.bytes);
+      assert.ok(Math.abs(node.teraoperationsPerSecond * node.microseconds * 1e6 - node.operations) < 1);
+      assert.equal(node.share, null);
       assert.equal(profileOf(await program.run({ x: normal(64) })), undefined);
       assert.equal(profileOf(program.runSync({ x: normal(64) }, { profile: true }))?.length, 1);
+      const measured = await device.limits();
+      const [later] = profileOf(program.runSync({ x: normal(64) }, { profile: true })) ?? [];
+      assert.equal(later?.share, measured.readBytesPerSecond > 0 && later ? limitShare(later, measured) : null);
       dispose();
     });
 
