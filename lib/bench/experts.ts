@@ -16,6 +16,8 @@ export interface ExpertsBenchOptions {
   readonly weights: readonly NamedFormat[];
   readonly mode?: ActivationMode | undefined;
   readonly warm: boolean;
+  /** By tokens a call. Default: random ones. */
+  readonly choices?: ReadonlyMap<number, Choices> | undefined;
 }
 
 /** A group a format. Bytes are those of the experts that the tokens of a call choose. */
@@ -49,7 +51,8 @@ export function expertGroups(device: Device, shape: BenchShape, options: Experts
         }
         const made: Subject[] = [];
         for (const each of tokens) {
-          const choices = await chooseExperts(device, shape, each, warm);
+          const choices = options.choices?.get(each) ?? chooseExperts(shape, each, warm);
+          const calls = await choiceTensors(device, choices, each, experts);
           const x = await randomTensor(device, [each, hidden]);
           const y = Tensor.empty(device, 'f32', [each, hidden]);
           const programs = layers.map((layer): Program<string> => {
@@ -60,7 +63,7 @@ export function expertGroups(device: Device, shape: BenchShape, options: Experts
               .output('y', g.experts(g.input('x', 'f32', ['tokens', hidden]), routing, layer, { mode }))
               .compile({ tokens: each });
           });
-          held.push(...programs, ...choices.logits, x, y);
+          held.push(...programs, ...calls, x, y);
           const [first, second] = [up, down].map((spec) => operationsOf(spec, each * shape.topK, mode));
           made.push({
             tokens: each,
@@ -74,7 +77,7 @@ export function expertGroups(device: Device, shape: BenchShape, options: Experts
               },
             },
             call(round) {
-              const logits = choices.logits[Math.floor(round / layers.length) % choices.logits.length] as Tensor;
+              const logits = calls[Math.floor(round / layers.length) % calls.length] as Tensor;
               programs[round % layers.length]?.runSync({ x, logits }, { into: { y } });
             },
           });
@@ -91,33 +94,41 @@ async function bank(device: Device, { kind }: BenchShape, up: WeightSpec, down: 
 }
 
 export interface Choices {
-  /** Of calls one after the other: the same choices, moved on by `topK` experts each time. */
-  readonly logits: readonly Tensor[];
+  /** [tokens, experts] of calls one after the other: the same choices, moved on by `topK` experts each time. */
+  readonly logits: readonly Float32Array[];
+  /** [tokens, topK], what each of them chooses. */
+  readonly ids: readonly Int32Array[];
   /** Experts that some token of the first call chooses; later calls choose as many. */
   readonly touched: ReadonlySet<number>;
 }
 
 /** Random choices, all experts alike; one token chooses neighbours, so that the next call finds none of them in a cache. */
-export async function chooseExperts(
-  device: Device,
+export function chooseExperts(
   { experts, topK }: Pick<BenchShape, 'experts' | 'topK'>,
   tokens: number,
   warm: boolean,
-): Promise<Choices> {
+): Choices {
   const chosen = Array.from({ length: tokens }, () => {
     if (tokens === 1) return Array.from({ length: topK }, (_, k) => k);
     const all = Array.from({ length: experts }, (_, expert) => expert);
     return Array.from({ length: topK }, () => all.splice(Math.floor(Math.random() * all.length), 1)[0] as number);
-  });
+  }).flat();
   const calls = warm ? 1 : Math.ceil(experts / topK);
-  const logits: Tensor[] = [];
-  for (let call = 0; call < calls; call++) {
+  const ids = Array.from({ length: calls }, (_, call) =>
+    Int32Array.from(chosen, (expert) => (expert + call * topK) % experts),
+  );
+  const logits = ids.map((own) => {
     const data = new Float32Array(tokens * experts);
-    for (const [token, own] of chosen.entries()) {
-      for (const [k, expert] of own.entries())
-        data[token * experts + ((expert + call * topK) % experts)] = 10 - k / topK;
-    }
-    logits.push(await Tensor.from(device, data, { dtype: 'f32', shape: [tokens, experts] }));
-  }
-  return { logits, touched: new Set(chosen.flat()) };
+    // The first choice scores best.
+    own.forEach((expert, at) => {
+      data[Math.floor(at / topK) * experts + expert] = 10 - (at % topK) / topK;
+    });
+    return data;
+  });
+  return { logits, ids, touched: new Set(chosen) };
+}
+
+/** The logits of each call on the device. */
+export function choiceTensors(device: Device, { logits }: Choices, tokens: number, experts: number): Promise<Tensor[]> {
+  return Promise.all(logits.map((data) => Tensor.from(device, data, { dtype: 'f32', shape: [tokens, experts] })));
 }

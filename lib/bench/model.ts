@@ -50,7 +50,7 @@ export async function modelRows(
 }
 
 /** Every weight once, but of the experts those that tokens are expected to choose; attention to the cache is not counted. */
-function modelCost(model: Model, format: WeightFormat | undefined, tokens: number): Cost {
+export function modelCost(model: Model, format: WeightFormat | undefined, tokens: number): Cost {
   const { config } = model;
   const { hidden, vocabulary } = config;
   const experts: WeightFormat = format ?? { format: 'bf16' };

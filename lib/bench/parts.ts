@@ -11,7 +11,7 @@ import { baseSlots, type WeightSpec } from '../weight/spec.ts';
 import type { Weight } from '../weight/weight.ts';
 import { coldBytes, coldCopies, operationsOf, randomTensor } from './data.ts';
 import { disposeAll, type NamedFormat } from './dense.ts';
-import { chooseExperts } from './experts.ts';
+import { choiceTensors, chooseExperts } from './experts.ts';
 import { totalOperations } from './limits.ts';
 import type { Group, Row, Subject } from './rows.ts';
 import { type BenchShape, gated } from './shapes.ts';
@@ -86,10 +86,11 @@ export function partGroups(
         }
         const plainBytes = banks[0]?.copies[0]?.bytes ?? 0;
         for (const count of tokens) {
-          const choices = await chooseExperts(device, shape, count, warm);
+          const choices = chooseExperts(shape, count, warm);
+          const calls = await choiceTensors(device, choices, count, slots);
           const x = await randomTensor(device, [count, width]);
           const y = Tensor.empty(device, 'f32', [count * topK, out]);
-          held.push(...choices.logits, x, y);
+          held.push(...calls, x, y);
           for (const { name, spec, copies } of banks) {
             const programs = copies.map((bank): Program<string> => {
               const g = new Graph(device);
@@ -105,7 +106,7 @@ export function partGroups(
               against: formatName(format),
               cost: { bytes, operations: operationsOf(spec, count * topK, mode) },
               call(round) {
-                const logits = choices.logits[Math.floor(round / copies.length) % choices.logits.length] as Tensor;
+                const logits = calls[Math.floor(round / copies.length) % calls.length] as Tensor;
                 programs[round % copies.length]?.runSync({ x, logits }, { into: { y } });
               },
             });

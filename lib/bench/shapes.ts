@@ -3,7 +3,9 @@ import { invalid } from '../arguments.ts';
 import type { ExpertKind } from '../weight/bank.ts';
 
 export interface BenchShape {
+  /** The preset, and the sizes that differ from it. */
   readonly name: string;
+  readonly preset: string;
   readonly hidden: number;
   /** Width of one expert. */
   readonly intermediate: number;
@@ -17,7 +19,7 @@ export interface BenchShape {
   readonly headDim: number;
 }
 
-const rows: Readonly<Record<string, Omit<BenchShape, 'name'>>> = {
+const rows: Readonly<Record<string, Omit<BenchShape, 'name' | 'preset'>>> = {
   'switch-base-8': shape(768, 3072, 8, 1, 'relu', false, 12, 12, 64),
   'qwen3-30b-a3b': shape(2048, 768, 128, 8, 'swiglu', true, 32, 4, 128),
   olmoe: shape(2048, 1024, 64, 8, 'swiglu', false, 16, 16, 128),
@@ -38,21 +40,23 @@ function shape(
   heads: number,
   kvHeads: number,
   headDim: number,
-): Omit<BenchShape, 'name'> {
+): Omit<BenchShape, 'name' | 'preset'> {
   return { hidden, intermediate, experts, topK, kind, renormalize, heads, kvHeads, headDim };
 }
 
 /** Sizes in place of those of a preset. */
-export type OwnSizes = { readonly [size in Exclude<keyof BenchShape, 'name' | 'kind'>]?: BenchShape[size] | undefined };
+export type OwnSizes = {
+  readonly [size in Exclude<keyof BenchShape, 'name' | 'preset' | 'kind'>]?: BenchShape[size] | undefined;
+};
 
 export const shapeNames: readonly string[] = Object.keys(rows);
 
 /** A preset with sizes of one's own in it, which its name then tells. Throws INVALID_ARGUMENT. */
 export function benchShape(name: string, own: OwnSizes = {}): BenchShape {
-  const preset = rows[name];
-  if (!preset) throw invalid('shape', shapeNames.join(', '), name);
+  const sizes = rows[name];
+  if (!sizes) throw invalid('shape', shapeNames.join(', '), name);
   const given = Object.entries(own).filter(([, value]) => value !== undefined);
-  const made = { name: [name, ...given.map(([key, value]) => `${key}=${value}`)].join(' '), ...preset };
+  const made = { name: [name, ...given.map(([key, value]) => `${key}=${value}`)].join(' '), preset: name, ...sizes };
   const shape = { ...made, ...Object.fromEntries(given) };
   if (shape.topK > shape.experts) throw invalid('topK', `at most ${shape.experts} experts`, shape.topK);
   if (shape.heads % shape.kvHeads !== 0) throw invalid('kvHeads', `a divisor of ${shape.heads} heads`, shape.kvHeads);

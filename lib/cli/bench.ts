@@ -1,4 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { compareRows, readRows } from '../bench/compare.ts';
 import { denseGroups, type NamedFormat } from '../bench/dense.ts';
@@ -7,8 +9,9 @@ import { LimitMeter } from '../bench/limits.ts';
 import { modelRows } from '../bench/model.ts';
 import { attentionGroups, operationGroups, routingGroups } from '../bench/operations.ts';
 import { partGroups } from '../bench/parts.ts';
+import { writeRandomModel } from '../bench/random-model.ts';
 import { type Group, type Timed, timeGroups } from '../bench/rows.ts';
-import { type BenchShape, benchShape, shapeNames } from '../bench/shapes.ts';
+import { type BenchShape, benchShape, type OwnSizes, shapeNames } from '../bench/shapes.ts';
 import { unreadable } from '../checkpoint/files.ts';
 import type { Device } from '../device/device.ts';
 import { Model } from '../model/model.ts';
@@ -25,7 +28,7 @@ import {
 } from './options.ts';
 import { Progress, print, printJson, table } from './output.ts';
 
-interface BenchOptions extends CommonOptions, ReportOptions {
+interface BenchOptions extends CommonOptions, ReportOptions, OwnSizes {
   shape: string[];
   tokens: number[];
   weights: NamedFormat[];
@@ -36,15 +39,13 @@ interface BenchOptions extends CommonOptions, ReportOptions {
   warm?: boolean;
   in?: number;
   out?: number;
-  hidden?: number;
-  intermediate?: number;
-  experts?: number;
-  topK?: number;
-  heads?: number;
-  kvHeads?: number;
-  headDim?: number;
   rank: number;
   keys: number;
+}
+
+interface ModelOptions extends Omit<BenchOptions, 'shape'> {
+  shape: string;
+  layers: number;
 }
 
 type Groups = (device: Device, shape: BenchShape, options: BenchOptions) => Promise<Group[]> | Group[];
@@ -150,6 +151,17 @@ function withBenchOptions(command: Command): Command {
     .option('--html <file>', 'write the roofline as a page');
 }
 
+function withSizes(command: Command): Command {
+  for (const size of ['hidden', 'intermediate', 'experts', 'top-k', 'heads', 'kv-heads', 'head-dim']) {
+    command.option(`--${size} <count>`, 'in place of that of the shape', positiveInteger);
+  }
+  return command;
+}
+
+function ownSizes({ hidden, intermediate, experts, topK, heads, kvHeads, headDim }: OwnSizes): OwnSizes {
+  return { hidden, intermediate, experts, topK, heads, kvHeads, headDim };
+}
+
 function workCommand(name: string, { text, shape, tokens, weights, groups }: Work): Command {
   const command = withBenchOptions(new Command(name))
     .description(text)
@@ -186,10 +198,7 @@ function workCommand(name: string, { text, shape, tokens, weights, groups }: Wor
   }
   if (name === 'lowrank') command.option('--rank <count>', 'of the factors', positiveInteger, 32);
   if (name === 'attention') command.option('--keys <count>', 'keys in the cache', positiveInteger, 2048);
-  for (const size of ['hidden', 'intermediate', 'experts', 'top-k', 'heads', 'kv-heads', 'head-dim']) {
-    command.option(`--${size} <count>`, 'in place of that of the shape', positiveInteger);
-  }
-  return command.action((options: BenchOptions) => benchWork(options, groups));
+  return withSizes(command).action((options: BenchOptions) => benchWork(options, groups));
 }
 
 export function formatList(text: string): NamedFormat[] {
@@ -197,21 +206,8 @@ export function formatList(text: string): NamedFormat[] {
 }
 
 async function benchWork(options: BenchOptions, groupsOf: Groups): Promise<void> {
-  const {
-    json,
-    shape: names,
-    hidden,
-    intermediate,
-    experts,
-    topK,
-    heads,
-    kvHeads,
-    headDim,
-    warm = false,
-    rounds,
-  } = options;
-  const own = { hidden, intermediate, experts, topK, heads, kvHeads, headDim };
-  const shapes = names.map((name) => benchShape(name, own));
+  const { json, shape: names, warm = false, rounds } = options;
+  const shapes = names.map((name) => benchShape(name, ownSizes(options)));
   const progress = new Progress({ quiet: json === true });
   await using device = await openChosenDevice(options);
   const meter = new LimitMeter(device);
@@ -225,9 +221,11 @@ async function benchWork(options: BenchOptions, groupsOf: Groups): Promise<void>
 }
 
 function modelCommand(): Command {
-  return withBenchOptions(new Command('model'))
+  return withSizes(withBenchOptions(new Command('model')))
     .description('a whole model: prefill of many tokens, decoding of one')
-    .argument('<folder>', 'model folder')
+    .argument('[folder]', 'model folder; without one, random weights of the shape')
+    .option('--shape <name>', 'qwen3-30b-a3b, olmoe or mixtral-8x7b', 'olmoe')
+    .option('--layers <count>', 'layers of random weights', positiveInteger, 4)
     .addOption(
       new Option('--tokens <list>', '1: a token decoded; others: a prompt')
         .argParser(integerList)
@@ -238,22 +236,34 @@ function modelCommand(): Command {
     .action(benchModel);
 }
 
-async function benchModel(folder: string, options: BenchOptions): Promise<void> {
-  const { json, tokens, rounds } = options;
+async function benchModel(given: string | undefined, options: ModelOptions): Promise<void> {
+  const { json, tokens, rounds, shape, layers } = options;
   const formats = options.weights ?? [{ text: 'stored', format: undefined }];
   const progress = new Progress({ quiet: json === true });
-  await using device = await openChosenDevice(options);
-  const meter = new LimitMeter(device);
-  const timed: Timed[] = [];
-  for (const [index, { text, format }] of formats.entries()) {
-    progress.update('bench model', index, formats.length);
+  const scratch = given === undefined ? await mkdtemp(join(tmpdir(), 'node-moe-bench-')) : undefined;
+  const folder = given ?? (scratch as string);
+  const made = benchShape(shape, ownSizes(options));
+  const name = given ?? `${made.name}, ${layers} layers`;
+  try {
+    if (scratch !== undefined) {
+      progress.update('write random weights', 0, 1);
+      await writeRandomModel(scratch, made, layers);
+    }
+    await using device = await openChosenDevice(options);
+    const meter = new LimitMeter(device);
+    const timed: Timed[] = [];
+    for (const [index, { text, format }] of formats.entries()) {
+      progress.update(`bench model ${name}`, index, formats.length);
+      await meter.measure();
+      await using model = await Model.open(folder, { device, weights: format });
+      timed.push(...(await modelRows(model, name, { text, format }, tokens, { rounds })));
+    }
     await meter.measure();
-    await using model = await Model.open(folder, { device, weights: format });
-    timed.push(...(await modelRows(model, folder, { text, format }, tokens, { rounds })));
+    progress.end();
+    await report(device, meter.limits, timed, { ...options, warm: false });
+  } finally {
+    if (scratch !== undefined) await rm(scratch, { recursive: true });
   }
-  await meter.measure();
-  progress.end();
-  await report(device, meter.limits, timed, { ...options, warm: false });
 }
 
 function compareCommand(): Command {

@@ -43,7 +43,7 @@ export function weightPlan(weights: ModelWeights | undefined): WeightPlan {
 }
 
 /** Every tensor of a model. */
-function* decoderNeeds(config: DecoderConfig, names: DecoderNames): Generator<TensorNeed> {
+export function* decoderNeeds(config: DecoderConfig, names: DecoderNames): Generator<TensorNeed> {
   yield matrixNeed(names.embedding, config.vocabulary, config.hidden);
   for (const [index, layer] of config.layers.entries()) yield* layerNeeds(config, layer, names.layer(index));
   yield vectorNeed(`${names.finalNorm}.weight`, config.hidden);

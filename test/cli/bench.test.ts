@@ -87,6 +87,16 @@ describe('bench', () => {
     assert.ok(model.rows[0].bytes > 0 && model.rows[1].bytes > model.rows[0].bytes);
   });
 
+  it('a model of random weights needs no folder', async () => {
+    const sizes = [...small.slice(0, -1), '--heads', '4', '--kv-heads', '2', '--head-dim', '32', '--layers', '2'];
+    const { rows } = await json('model', ...sizes, '--weights', 'int8', '--tokens', '8');
+    assert.match(rows[0].shape, /^olmoe .*, 2 layers$/);
+    assert.equal(rows[0].operations.int8, 2 * 8 * 2 * (2 * 3 * 256 * 128));
+    const refused = await nodeMoe(['bench', 'model', '--shape', 'switch-base-8']);
+    assert.notEqual(refused.code, 0);
+    assert.match(refused.stderr, /UNSUPPORTED shape/);
+  });
+
   it('compares two files row by row', async () => {
     const [before, after] = [join(folder, 'before.json'), join(folder, 'after.json')];
     const row = (ms: number, share: number) => ({
