@@ -1,0 +1,157 @@
+// The rows of `node-moe bench dense` and `bench experts` beside llama.cpp and ONNX Runtime on the same work, interleaved in one run.
+//
+//   npm run bench:peers -- --json FILE [--work dense,experts,model] [--shape olmoe,…] [--tokens 1,8,64,512]
+//       [--weights int4:128:symmetric,int8] [--threads 2] [--model FOLDER]
+//
+// Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, peers: [{ name, format, ms, ratio }] }] },
+// where a ratio is the peer's time over ours. Each turn of a subject is two calls, of which the second counts: the first wakes its
+// threads after those of the others have come to rest.
+import { writeFile } from 'node:fs/promises';
+import { setTimeout as rest } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { coldBytes } from '../../lib/bench/data.ts';
+import { denseGroups } from '../../lib/bench/dense.ts';
+import { chooseExperts, expertGroups } from '../../lib/bench/experts.ts';
+import { LimitMeter } from '../../lib/bench/limits.ts';
+import { judge, median, requirePossible } from '../../lib/bench/rows.ts';
+import { benchShape } from '../../lib/bench/shapes.ts';
+import { openDevice, parseWeightFormat } from '../../lib/index.ts';
+import * as ggml from './ggml.mjs';
+import * as onnx from './onnx.mjs';
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: 'string' },
+    work: { type: 'string', default: 'dense,experts' },
+    shape: { type: 'string' },
+    tokens: { type: 'string', default: '1,8,64,512' },
+    weights: { type: 'string', default: 'int4:128:symmetric,int8' },
+    threads: { type: 'string', default: '2' },
+    model: { type: 'string', default: 'examples/models/tiny-qwen3-moe' },
+  },
+});
+const threads = Number(options.threads);
+const tokens = options.tokens.split(',').map(Number);
+const weights = options.weights.split(',').map((text) => ({ text, format: parseWeightFormat(text) }));
+const shapes = {
+  dense: (options.shape ?? 'mixtral-8x7b').split(','),
+  experts: (options.shape ?? 'switch-base-8,qwen3-30b-a3b,olmoe,mixtral-8x7b').split(','),
+};
+// Threads of ONNX Runtime look for work for tens of milliseconds before they sleep.
+const restMs = 40;
+const [fewestRounds, mostRounds, secondsEach] = [3, 15, 0.8];
+
+const device = await openDevice('cpu', { threads });
+const meter = new LimitMeter(device);
+const timed = [];
+
+const works = options.work.split(',');
+// node-llama-cpp loads the same libraries: its own threads must not find our log function in them.
+if (works.includes('model') && works.length > 1) throw new Error('--work model stands alone');
+const llama = works.includes('model') ? undefined : new ggml.Ggml(threads);
+for (const work of works) {
+  if (work === 'model') {
+    await meter.measure();
+    const { modelRows } = await import('./models.mjs');
+    timed.push(...(await modelRows(device, options.model, weights, tokens, threads)));
+    continue;
+  }
+  for (const name of shapes[work]) {
+    for (const one of weights) await (work === 'dense' ? dense : experts)(benchShape(name), one);
+  }
+}
+const emptyCall = await onnx.emptyCall();
+const emptyTimes = [];
+for (let round = 0; round < 101; round++) emptyTimes.push(await time(() => emptyCall()));
+await meter.measure();
+
+const { limits } = meter;
+const rows = timed.map(({ peers, ...own }) => ({
+  ...judge(own, limits, false),
+  peers: peers.map((peer) => ({ ...peer, ratio: peer.ms / own.ms })),
+}));
+const machine = { node: process.version, ...device.description };
+device.dispose();
+const document = { machine, isa: machine.isa, limits, emptyCallMs: median(emptyTimes), rows };
+if (options.json) await writeFile(options.json, `${JSON.stringify(document, null, 2)}\n`);
+console.table(
+  rows.flatMap(({ work, shape, tokens: count, weights: ours, ms, share, peers }) =>
+    peers.map((peer) => ({
+      ...{ work, shape, tokens: count, weights: ours, ms: +ms.toPrecision(4), share: `${(100 * share).toFixed(0)} %` },
+      ...{ peer: `${peer.name} ${peer.format}`, 'peer ms': +peer.ms.toPrecision(4), ratio: +peer.ratio.toFixed(2) },
+    })),
+  ),
+);
+requirePossible(rows);
+
+/** Copies of a peer's weights, so that they come from memory; more sessions of ONNX Runtime than so many take too long to make. */
+function setsFor(bytes) {
+  return Math.min(64, Math.ceil((2 * coldBytes) / bytes));
+}
+
+async function dense(shape, one) {
+  const { hidden: columns, intermediate: outputs } = shape;
+  const sizes = { in: columns, out: outputs };
+  const [group] = denseGroups(device, shape.name, { ...sizes, tokens, weights: [one], warm: false });
+  const subjects = await group.subjects();
+  const sets = setsFor(subjects[0].cost.bytes);
+  const { format } = one.format;
+  const peers = [];
+  for (const form of ggml.formats[format] ?? []) peers.push(...ggml.dense(llama, form, { columns, outputs, sets }));
+  for (const form of onnx.denseFormats[format] ?? [])
+    peers.push(await onnx.dense(form, { columns, outputs, sets, threads }));
+  for (const subject of subjects) await compare(group, subject, peers, (peer) => peer.prepare(subject.tokens));
+  await end(group, peers);
+}
+
+async function experts(shape, one) {
+  const choices = new Map(tokens.map((count) => [count, chooseExperts(shape, count, false)]));
+  const [group] = expertGroups(device, shape, { tokens, weights: [one], warm: false, choices });
+  const subjects = await group.subjects();
+  const { touched } = choices.get(subjects[0].tokens);
+  const layerBytes = (subjects[0].cost.bytes / touched.size) * shape.experts;
+  const sets = setsFor(layerBytes);
+  const { format } = one.format;
+  const peers = [];
+  for (const form of ggml.formats[format] ?? []) peers.push(...ggml.experts(llama, form, shape, { sets }));
+  if (format === 'int4') for (const block of [32, 128]) peers.push(await onnx.experts(shape, { sets, threads, block }));
+  for (const subject of subjects) {
+    const { logits, ids } = choices.get(subject.tokens);
+    const prepare = (peer) => peer.prepare(subject.tokens, peer.name === 'llama.cpp' ? ids : logits);
+    await compare(group, subject, peers, prepare);
+  }
+  await end(group, peers);
+}
+
+async function compare({ work, shape }, subject, peers, prepare) {
+  console.error(`${work} ${shape}, ${subject.weights}, ${subject.tokens} tokens`);
+  await meter.measure();
+  const calls = [subject.call];
+  for (const peer of peers) calls.push(await prepare(peer));
+  const times = calls.map(() => []);
+  const begin = performance.now();
+  const fits = () => performance.now() - begin < 1000 * secondsEach * calls.length;
+  for (let round = 0; round < fewestRounds || (round < mostRounds && fits()); round++) {
+    for (const [at, call] of calls.entries()) {
+      await rest(restMs);
+      await call(2 * round);
+      times[at].push(await time(() => call(2 * round + 1)));
+      llama.settle();
+    }
+  }
+  const { tokens: count, weights: ours, cost } = subject;
+  const [ms, ...others] = times.map(median);
+  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: others[at] }));
+  timed.push({ work, shape, tokens: count, weights: ours, ms, ...cost, peers: figures });
+}
+
+async function end(group, peers) {
+  group.dispose();
+  for (const peer of peers) await peer.dispose();
+}
+
+async function time(call) {
+  const started = performance.now();
+  await call();
+  return performance.now() - started;
+}
