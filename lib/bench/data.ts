@@ -7,6 +7,11 @@ import { baseSlots, type WeightSpec } from '../weight/spec.ts';
 import { Weight } from '../weight/weight.ts';
 import type { Operations } from './limits.ts';
 
+export interface NamedFormat {
+  readonly text: string;
+  readonly format: WeightFormat;
+}
+
 /** Bytes that are gone through before anything comes again: several times what last-level caches hold. */
 export const coldBytes = 256e6;
 
@@ -99,4 +104,8 @@ export function operationsOf(spec: WeightSpec, rows: number, mode: ActivationMod
 function unitsOf(format: WeightFormat, mode: ActivationMode | undefined): keyof Operations {
   if (isInteger(format) && (mode ?? format.activation) !== 'exact') return 'int8';
   return format.format === 'f32' ? 'f32' : 'bf16';
+}
+
+export function disposeAll(held: { dispose(): void }[]): void {
+  for (const one of held.splice(0).reverse()) one.dispose();
 }

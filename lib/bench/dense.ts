@@ -1,18 +1,13 @@
-/** One linear layer, and the layers of parts beside plain ones. */
+/** One linear layer. */
 import type { Device } from '../device/device.ts';
 import { Graph } from '../graph/graph.ts';
 import type { Program } from '../graph/program.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import type { ActivationMode, WeightFormat } from '../weight/format.ts';
+import type { ActivationMode } from '../weight/format.ts';
 import type { WeightSpec } from '../weight/spec.ts';
 import type { Weight } from '../weight/weight.ts';
-import { coldBytes, coldCopies, operationsOf, randomTensor } from './data.ts';
+import { coldBytes, coldCopies, disposeAll, type NamedFormat, operationsOf, randomTensor } from './data.ts';
 import type { Group, Subject } from './rows.ts';
-
-export interface NamedFormat {
-  readonly text: string;
-  readonly format: WeightFormat;
-}
 
 export interface DenseOptions {
   readonly in: number;
@@ -72,8 +67,4 @@ async function denseCalls(
   return (round) => {
     programs[round % programs.length]?.runSync({ x }, { into: { y } });
   };
-}
-
-export function disposeAll(held: { dispose(): void }[]): void {
-  for (const one of held.splice(0).reverse()) one.dispose();
 }

@@ -6,8 +6,7 @@ import { Tensor } from '../tensor/tensor.ts';
 import { expertBank } from '../weight/bank.ts';
 import type { ActivationMode } from '../weight/format.ts';
 import type { WeightSpec } from '../weight/spec.ts';
-import { coldBytes, operationsOf, randomTensor, randomWeight } from './data.ts';
-import { disposeAll, type NamedFormat } from './dense.ts';
+import { coldBytes, disposeAll, type NamedFormat, operationsOf, randomTensor, randomWeight } from './data.ts';
 import type { Group, Subject } from './rows.ts';
 import { type BenchShape, gated } from './shapes.ts';
 

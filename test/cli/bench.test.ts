@@ -122,14 +122,15 @@ describe('bench', () => {
     assert.ok(stderr.includes('after.json') && stderr.includes('rows.0.work'), stderr);
   });
 
-  it('refuses an unknown shape, and more choices than experts', async () => {
-    for (const args of [
-      ['--shape', 'gpt-5'],
-      ['--shape', 'olmoe', '--top-k', '65'],
-    ]) {
-      const { code, stderr } = await nodeMoe(['bench', 'experts', ...args]);
+  it('refuses an unknown shape, more choices than experts, and latent attention', async () => {
+    for (const [args, received] of [
+      [['experts', '--shape', 'gpt-5'], /INVALID_ARGUMENT shape/],
+      [['experts', '--shape', 'olmoe', '--top-k', '65'], /INVALID_ARGUMENT topK/],
+      [['attention', '--shape', 'deepseek-v2-lite'], /UNSUPPORTED shape/],
+    ] as const) {
+      const { code, stderr } = await nodeMoe(['bench', ...args]);
       assert.notEqual(code, 0);
-      assert.match(stderr, /shape|topK/);
+      assert.match(stderr, received);
     }
   });
 });
