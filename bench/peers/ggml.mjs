@@ -1,7 +1,7 @@
 // llama.cpp's kernels: its ggml libraries as the npm package node-llama-cpp ships them, called directly. The declarations below are
 // those of ggml.h and ggml-backend.h; nothing is compiled. Weights lie in a buffer type of the CPU backend: its plain one, or one of
 // the extra ones (repacked for the processor), as llama.cpp itself would choose.
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import koffi from 'koffi';
@@ -71,11 +71,16 @@ const procedures = {
   ggml_backend_set_n_threads: 'void set_threads(void *backend, int threads)',
   ggml_backend_dev_get_extra_bufts: 'void **extra_buffers(void *device)',
   ggml_threadpool_new: 'void *new_pool(void *params)',
-  ggml_threadpool_pause: 'void pause_pool(void *pool)',
   ggml_backend_cpu_set_threadpool: 'void set_pool(void *backend, void *pool)',
 };
 // Larger than ggml_threadpool_params, which ggml fills in.
 const poolParameterBytes = 1024;
+
+/** The one of the CPU libraries that ggml chose for this processor. */
+function loadedCpuLibrary() {
+  const [path] = /\S*libggml-cpu-\S+/.exec(readFileSync('/proc/self/maps', 'utf8'));
+  return koffi.load(path);
+}
 
 export class Ggml {
   #device;
@@ -101,7 +106,7 @@ export class Ggml {
     g.poolParameters(parameters, threads);
     const pool = own('ggml_threadpool_new')(parameters);
     own('ggml_backend_cpu_set_threadpool')(this.#backend, pool);
-    const pause = own('ggml_threadpool_pause');
+    const pause = loadedCpuLibrary().func('void ggml_threadpool_pause(void *pool)');
     this.settle = () => pause(pool);
     const list = own('ggml_backend_dev_get_extra_bufts')(this.#device);
     const types = [g.plainBuffers(this.#device)];
