@@ -26,14 +26,14 @@ void exact_piece(const std::byte *w, const float *x, int64_t count, float *sums)
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
   for (int64_t k = 0; k < count; ++k, x += R) {
-    Vec row[R];
+    Vec weight[vectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) row[r] = broadcast(x[r]);
+    for (int v = 0; v < vectors; ++v) weight[v] = load_weight<store_form>(w, k * tile_outputs + v * width);
 #pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) {
-      const Vec weight = load_weight<store_form>(w, k * tile_outputs + v * width);
+    for (int r = 0; r < R; ++r) {
+      const Vec row = broadcast(x[r]);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) sum[r][v] = fma(row[r], weight, sum[r][v]);
+      for (int v = 0; v < vectors; ++v) sum[r][v] = fma(row, weight[v], sum[r][v]);
     }
   }
 #pragma GCC unroll 16
@@ -48,7 +48,9 @@ void exact_pieces(const Matrix &matrix, const std::byte *tile, int64_t form, con
                   float *widened, float *sums) {
   const bool integer = matrix.integer();
   const int64_t inputs = integer ? matrix.padded : matrix.in;
-  const int64_t piece = integer ? linear::widened_inputs : count > 1 ? 512 : inputs;
+  // All blocks meet a piece while it is in the first-level cache.
+  constexpr int64_t cached = store_form == MOE_F32 ? linear::widened_inputs : 2 * linear::widened_inputs;
+  const int64_t piece = integer || count > 1 ? cached : inputs;
   for (int64_t k = 0; k < inputs; k += piece) {
     const int64_t run = least(piece, inputs - k);
     const std::byte *weights = tile + k * tile_outputs * (store_form == MOE_F32 ? 4 : 2);

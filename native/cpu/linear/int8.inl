@@ -5,46 +5,65 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-// Integer sums and f32 sums both stay in registers: 6 · 2 · 2 + … of 32.
-constexpr int int8_rows = width == 16 ? 6 : width == 8 ? 2 : 1;
+// Integer sums, a step of weights and a broadcast fit the registers: 12 · 2 + 2 + 2 of 32; 2 · 4 + 4 + 2 of 16. The f32
+// sums, which a group meets once, stay in memory.
+constexpr int int8_rows = width == 16 ? 12 : width == 8 ? 2 : 1;
 
-// dots [R][vectors] of the codes of `inputs` inputs, as they are stored: + 8 or + 128. x moves on.
+MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return broadcast_ints(four);
+}
+
+// A step of weights, inputs 4 · half … of it where they are nibbles: one vector of unsigned bytes for each of `vectors`.
+template <bool nibbles, int half>
+MOE_INLINE void load_step(const std::byte *codes, Ints (&w)[vectors]) {
+#pragma GCC unroll 16
+  for (int v = 0; v < vectors; ++v) {
+    w[v] = load_ints(codes + v * width * 4);
+    if constexpr (nibbles) w[v] = bit_and(half ? shift_right<4>(w[v]) : w[v], broadcast_ints(0x0f0f0f0f));
+  }
+}
+
+template <int R, bool nibbles>
+MOE_INLINE void multiply_step(const Ints (&w)[vectors], const std::byte *x, Ints (&dots)[R][vectors]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Ints codes = broadcast_code(x + r * 4);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      dots[r][v] = nibbles ? dot_nibble(dots[r][v], w[v], codes) : dot(dots[r][v], w[v], codes);
+    }
+  }
+}
+
+// dots [R][vectors] += Σ codes of w (as they are stored: + 8 or + 128) · codes of x over `inputs` inputs. x moves on.
 template <int R, bool nibbles>
 MOE_INLINE void dot_run(const std::byte *codes, const std::byte *&x, int64_t inputs, Ints (&dots)[R][vectors]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) dots[r][v] = zero_ints();
+  Ints w[vectors];
   if constexpr (nibbles) {
-    const Ints low = broadcast_ints(0x0f0f0f0f);
     for (int64_t k = 0; k < inputs; k += 8, codes += 128, x += 8 * R) {
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        const Ints lanes = load_ints(codes + v * width * 4);
-        const Ints w0 = bit_and(lanes, low), w1 = bit_and(shift_right<4>(lanes), low);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          int32_t x0, x1;
-          __builtin_memcpy(&x0, x + r * 4, 4);
-          __builtin_memcpy(&x1, x + (R + r) * 4, 4);
-          dots[r][v] = dot_nibble(dots[r][v], w0, broadcast_ints(x0));
-          dots[r][v] = dot_nibble(dots[r][v], w1, broadcast_ints(x1));
-        }
-      }
+      load_step<true, 0>(codes, w);
+      multiply_step<R, true>(w, x, dots);
+      load_step<true, 1>(codes, w);
+      multiply_step<R, true>(w, x + 4 * R, dots);
     }
   } else {
     for (int64_t k = 0; k < inputs; k += 4, codes += 128, x += 4 * R) {
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        const Ints w = load_ints(codes + v * width * 4);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          int32_t x0;
-          __builtin_memcpy(&x0, x + r * 4, 4);
-          dots[r][v] = dot(dots[r][v], w, broadcast_ints(x0));
-        }
-      }
+      load_step<false, 0>(codes, w);
+      multiply_step<R, false>(w, x, dots);
     }
+  }
+}
+
+// Sums that take back what the stored codes are above the true ones: −8 or −128 times Σ codes of x.
+template <int R, bool nibbles>
+MOE_INLINE void start_run(const int32_t *code_sums, Ints (&dots)[R][vectors]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Ints start = sub(zero_ints(), shift_left<nibbles ? 3 : 7>(broadcast_ints(code_sums[r])));
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) dots[r][v] = start;
   }
 }
 
@@ -54,36 +73,39 @@ void int8_block(const Matrix &matrix, const std::byte *tile, const std::byte *pr
   const GroupLayout layout(matrix);
   const int64_t run = matrix.run(), runs = matrix.runs();
   const std::byte *x = prepared;
-  const float *const steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
-  const int32_t *const code_sums = reinterpret_cast<const int32_t *>(steps + runs * R);
-  Vec sum[R][vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
-
-  for (int64_t b = 0; b < runs; ++b) {
+  const float *steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
+  const int32_t *code_sums = reinterpret_cast<const int32_t *>(steps + runs * R);
+  for (int64_t b = 0; b < runs; ++b, steps += R, code_sums += R) {
     const int64_t group = matrix.group ? b : 0, begin = b * run;
     const std::byte *codes = layout.codes(tile, group);
     if (!matrix.group) codes += begin * tile_outputs / (nibbles ? 2 : 1);
     Ints dots[R][vectors];
+    start_run<R, nibbles>(code_sums, dots);
     dot_run<R, nibbles>(codes, x, least(run, matrix.padded - begin), dots);
+    Vec scale[vectors];
 #pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) {
-      const Vec scale = layout.scale(tile, group, v), offset = layout.offset(tile, group, v);
+    for (int v = 0; v < vectors; ++v) scale[v] = layout.scale(tile, group, v);
+    const auto add_run = [&]<bool offsets>() [[gnu::always_inline]] {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const int32_t total = code_sums[b * R + r];
-        const Ints exact = sub(dots[r][v], broadcast_ints(total * (nibbles ? 8 : 128)));
-        const Vec value = fnma(offset, broadcast(static_cast<float>(total)), mul(scale, to_float(exact)));
-        sum[r][v] = fma(broadcast(steps[b * R + r]), value, sum[r][v]);
+        const Vec step = broadcast(steps[r]);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) {
+          float *const at = sums + r * tile_outputs + v * width;
+          Vec value = mul(scale[v], to_float(dots[r][v]));
+          if constexpr (offsets) {
+            value = fnma(layout.offset(tile, group, v), to_float(broadcast_ints(code_sums[r])), value);
+          }
+          store(at, fma(step, value, load(at)));
+        }
       }
+    };
+    if (layout.offsets()) {
+      add_run.template operator()<true>();
+    } else {
+      add_run.template operator()<false>();
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) store(sums + r * tile_outputs + v * width, sum[r][v]);
 }
 
 // The same under an outer scale: |scale · code| ≤ 127, so that the int32 sum holds channel_run inputs.
@@ -102,15 +124,13 @@ void dual_block(const Matrix &matrix, const std::byte *tile, const std::byte *pr
       for (int v = 0; v < vectors; ++v) total[r][v] = zero_ints();
     for (int64_t b = first; b < least(runs, first + most); ++b) {
       Ints dots[R][vectors];
+      start_run<R, true>(code_sums + b * R, dots);
       dot_run<R, true>(layout.codes(tile, b), x, least(matrix.group, matrix.padded - b * matrix.group), dots);
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
         const Ints scale = layout.inner(tile, b, v);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          const Ints exact = sub(dots[r][v], broadcast_ints(code_sums[b * R + r] * 8));
-          total[r][v] = add(total[r][v], mul(scale, exact));
-        }
+        for (int r = 0; r < R; ++r) total[r][v] = add(total[r][v], mul(scale, dots[r][v]));
       }
     }
 #pragma GCC unroll 16

@@ -37,6 +37,7 @@ class GroupLayout {
     }
   }
   MOE_INLINE bool dual() const { return dual_; }
+  MOE_INLINE bool offsets() const { return offsets_; }
   MOE_INLINE const std::byte *codes(const std::byte *tile, int64_t group) const {
     return tile + codes_ + group * bytes_;
   }
