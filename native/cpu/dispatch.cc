@@ -23,6 +23,7 @@ enum Feature : uint32_t {
   avx512dq = 1u << 5,
   avx512vl = 1u << 6,
   avx512vnni = 1u << 7,
+  avxvnni = 1u << 8,
 };
 
 // In order of preference.
@@ -31,6 +32,8 @@ constexpr uint32_t avx512_set = avx2_set | avx512f | avx512bw | avx512dq | avx51
 const std::array instruction_sets{
 #if defined(__x86_64__)
     InstructionSet{"avx512", avx512_set, &avx512::kernels, &avx512::linear_kernels, &avx512::probes},
+    // Only products of bytes differ from avx2: those of linear.
+    InstructionSet{"avx2vnni", avx2_set | avxvnni, &avx2::kernels, &avx2vnni::linear_kernels, &avx2vnni::probes},
     InstructionSet{"avx2", avx2_set, &avx2::kernels, &avx2::linear_kernels, &avx2::probes},
 #endif
     InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
@@ -49,6 +52,8 @@ uint32_t detect() {
   uint32_t found = (has_fma ? fma : 0u) | (has_f16c ? f16c : 0u);
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
   if (b & (1u << 5)) found |= avx2;
+  unsigned more = 0, unused_b = 0, unused_c = 0, unused_d = 0;
+  if (__get_cpuid_count(7, 1, &more, &unused_b, &unused_c, &unused_d) && more & (1u << 4)) found |= avxvnni;
   if ((low & 0xe0u) != 0xe0u) return found;
   if (b & (1u << 16)) found |= avx512f;
   if (b & (1u << 17)) found |= avx512dq;

@@ -11,6 +11,10 @@
 
 namespace moe::cpu {
 
+namespace avx2vnni {
+extern const Probes probes;
+}
+
 struct InstructionSet {
   std::string_view name;
   uint32_t needed;  // feature bits, dispatch.cc

@@ -69,6 +69,9 @@ extern const linear::Kernels linear_kernels;
 namespace avx2 {
 extern const linear::Kernels linear_kernels;
 }
+namespace avx2vnni {
+extern const linear::Kernels linear_kernels;
+}
 namespace avx512 {
 extern const linear::Kernels linear_kernels;
 }

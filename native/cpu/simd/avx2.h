@@ -1,4 +1,5 @@
-// The vocabulary on AVX2 with FMA and F16C: 8 floats, 8 int32 or 32 bytes a vector, 16 registers.
+// The vocabulary on AVX2 with FMA and F16C: 8 floats, 8 int32 or 32 bytes a vector, 16 registers. A unit that is compiled
+// for AVX-VNNI as well has the dot product of bytes in one instruction (the set avx2vnni).
 #pragma once
 #include <immintrin.h>
 
@@ -6,7 +7,7 @@
 
 #define MOE_INLINE [[gnu::always_inline]] inline
 
-namespace moe::cpu::avx2 {
+namespace moe::cpu::MOE_ISA {
 
 inline constexpr int width = 8;  // floats of a Vec
 inline constexpr int registers = 16;
@@ -151,8 +152,13 @@ MOE_INLINE Vec nibble_to_float(Ints a) {
   const __m256i low = _mm256_and_si256(a.v, _mm256_set1_epi32(15));
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(8)))};
 }
-// lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j]. Two products of bytes can pass 2^15, so the
-// bytes are widened to 16 bits first: even places and odd places apart.
+#ifdef __AVXVNNI__
+// lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j]. `dot_nibble`: the bytes of w are below 16.
+MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {_mm256_dpbusd_avx_epi32(sum.v, w.v, x.v)}; }
+MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
+#else
+// The same without it. Two products of bytes can pass 2^15, so the bytes are widened to 16 bits first: even places and
+// odd places apart.
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) {
   const __m256i w_even = _mm256_and_si256(w.v, _mm256_set1_epi16(0xff));
   const __m256i w_odd = _mm256_srli_epi16(w.v, 8);
@@ -161,10 +167,11 @@ MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) {
   return {
       _mm256_add_epi32(sum.v, _mm256_add_epi32(_mm256_madd_epi16(w_even, x_even), _mm256_madd_epi16(w_odd, x_odd)))};
 }
-// The same where the bytes of w are below 16: two products stay below 2^15.
+// Where the bytes of w are below 16, two products stay below 2^15.
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) {
   return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
 }
+#endif
 
 // lane i: p[index[i]]; `lookup`: of indices below lookup_floats, all of which must be readable.
 inline constexpr int lookup_floats = 8;
@@ -181,6 +188,6 @@ MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top
   return {_mm256_or_si256(a.v, b.v)};
 }
 
-}  // namespace moe::cpu::avx2
+}  // namespace moe::cpu::MOE_ISA
 
 #include "simd/math.inl"

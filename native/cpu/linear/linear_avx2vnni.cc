@@ -1,0 +1,10 @@
+// The linear kernels and the probes compiled for avx2 with AVX-VNNI: the vocabulary first, then the algorithms.
+#define MOE_ISA avx2vnni
+#include "simd/avx2.h"
+// The algorithms come after it.
+#include "linear/kernels.inl"
+#include "probes.h"
+namespace moe::cpu::avx2vnni {
+extern const Probes probes;
+}
+#include "probes.inl"
