@@ -1,7 +1,7 @@
 // What a kernel sees of a node at one run, and the table of kernels that each instruction set fills.
 //
 // How an operation is written: the algorithm once, in native/cpu/operations/<operation>.inl inside `namespace
-// moe::cpu::MOE_ISA`, on the vocabulary of native/cpu/simd/{avx512,avx2,plain}.h (the same names in each).
+// moe::cpu::MOE_ISA`, on the vocabulary of native/cpu/simd/{avx512,avx2,neon,plain}.h (the same names in each).
 // native/cpu/kernels_<isa>.cc defines MOE_ISA, includes the vocabulary and operations/kernels.inl, and is compiled with
 // that set's flags. Such a unit must not instantiate inline functions or templates that other units share (std::
 // algorithms, containers, moe/half.h): the linker keeps one copy of them, and it might be the one with the wider
@@ -62,7 +62,7 @@ struct Context {
   }
 };
 
-// One table per instruction set: `extern const Kernels kernels;` in moe::cpu::avx512, ::avx2, ::plain. A kernel must
+// One table per instruction set: `extern const Kernels kernels;` in moe::cpu::avx512, ::plain, … A kernel must
 // give every row bitwise the same result for any number of rows and threads.
 using Kernel = void (*)(const Context &);
 struct Kernels {
@@ -81,6 +81,12 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace neon {
+extern const Kernels kernels;
+}
+namespace neon_i8mm {
 extern const Kernels kernels;
 }
 

@@ -9,6 +9,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace moe::cpu {
@@ -24,6 +27,8 @@ enum Feature : uint32_t {
   avx512vl = 1u << 6,
   avx512vnni = 1u << 7,
   avxvnni = 1u << 8,
+  dotprod = 1u << 9,
+  i8mm = 1u << 10,
 };
 
 // In order of preference.
@@ -35,6 +40,9 @@ const std::array instruction_sets{
     // Only products of bytes differ from avx2: those of linear.
     InstructionSet{"avx2vnni", avx2_set | avxvnni, &avx2::kernels, &avx2vnni::linear_kernels, &avx2vnni::probes},
     InstructionSet{"avx2", avx2_set, &avx2::kernels, &avx2::linear_kernels, &avx2::probes},
+#elif defined(__aarch64__)
+    InstructionSet{"neon-i8mm", dotprod | i8mm, &neon_i8mm::kernels, &neon_i8mm::linear_kernels, &neon_i8mm::probes},
+    InstructionSet{"neon", dotprod, &neon::kernels, &neon::linear_kernels, &neon::probes},
 #endif
     InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
 };
@@ -61,6 +69,11 @@ uint32_t detect() {
   if (b & (1u << 31)) found |= avx512vl;
   if (c & (1u << 11)) found |= avx512vnni;
   return found;
+}
+#elif defined(__aarch64__)
+uint32_t detect() {
+  const bool has_dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP, has_i8mm = getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+  return (has_dotprod ? dotprod : 0u) | (has_i8mm ? i8mm : 0u);
 }
 #else
 uint32_t detect() { return 0; }

@@ -33,5 +33,11 @@ extern const Probes probes;
 namespace avx512 {
 extern const Probes probes;
 }
+namespace neon {
+extern const Probes probes;
+}
+namespace neon_i8mm {
+extern const Probes probes;
+}
 
 }  // namespace moe::cpu

@@ -17,7 +17,7 @@ namespace moe::test {
 
 inline std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-  for (const char *name : {"plain", "avx2", "avx512"}) {
+  for (const char *name : {"plain", "avx2", "avx2vnni", "avx512", "neon", "neon-i8mm"}) {
     moe_device *device = nullptr;
     moe_error error{};
     if (moe_backend_cpu()->open(0, (std::string("isa=") + name).c_str(), &device, &error) != MOE_OK) continue;

@@ -5,8 +5,9 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-// Sums, one weight row and a broadcast x fit the registers: 12 · 2 + 2 + 1 of 32; 3 · 4 + 1 + 3 of 16; 1 · 8 + … of 16.
-constexpr int exact_rows = width == 16 ? 12 : width == 8 ? 3 : 1;
+// Sums, one weight row and a broadcast x fit the registers: 12 · 2 + 2 + 1 of 32; 3 · 4 + 1 + 3 of 16; 3 · 8 + … of
+// 32; 1 · 8 + … of 16.
+constexpr int exact_rows = registers * 3 / 4 / vectors;
 
 // Runs body.template operator()<R>() with R = rows, 1 ≤ rows ≤ most.
 template <int most, typename Body>

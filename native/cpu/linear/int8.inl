@@ -5,9 +5,9 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-// Integer sums, a step of weights and a broadcast fit the registers: 12 · 2 + 2 + 2 of 32; 2 · 4 + 4 + 2 of 16. The f32
-// sums, which a group meets once, stay in memory.
-constexpr int int8_rows = width == 16 ? 12 : width == 8 ? 2 : 1;
+// Integer sums, a step of weights and a broadcast fit the registers: 12 · 2 + 2 + 2 of 32; 2 · 4 + 4 + 2 of 16; 2 · 8 + 8
+// + 2 of 32. The f32 sums, which a group meets once, stay in memory.
+constexpr int int8_rows = width == 16 ? 12 : registers * width == 128 ? 2 : 1;
 
 MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
   int32_t four;
@@ -56,12 +56,15 @@ MOE_INLINE void dot_run(const std::byte *codes, const std::byte *&x, int64_t inp
   }
 }
 
-// Sums that take back what the stored codes are above the true ones: −8 or −128 times Σ codes of x.
+// Sums that take back what the stored codes are above the true ones: −8 or −128 times Σ codes of x, unless dot does.
 template <int R, bool nibbles>
 MOE_INLINE void start_run(const int32_t *code_sums, Ints (&dots)[R][vectors]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const Ints start = sub(zero_ints(), shift_left<nibbles ? 3 : 7>(broadcast_ints(code_sums[r])));
+    Ints start = zero_ints();
+    if constexpr (nibbles || dot_excess == 0) {
+      start = sub(start, shift_left<nibbles ? 3 : 7>(broadcast_ints(code_sums[r])));
+    }
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) dots[r][v] = start;
   }

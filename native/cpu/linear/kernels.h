@@ -75,4 +75,10 @@ extern const linear::Kernels linear_kernels;
 namespace avx512 {
 extern const linear::Kernels linear_kernels;
 }
+namespace neon {
+extern const linear::Kernels linear_kernels;
+}
+namespace neon_i8mm {
+extern const linear::Kernels linear_kernels;
+}
 }  // namespace moe::cpu

@@ -147,7 +147,7 @@ MOE_INLINE Ints find_codes(const uint8_t *x, const int32_t *blocks, Ints place, 
   return load_ints(found);
 }
 
-// The codes of w are the signed side of the dot product, x the unsigned one: 128 · Σ code_w comes off again.
+// The codes of w are the signed side of the dot product, x the unsigned one: what dot keeps of 128 · Σ code_w comes off again.
 template <int R, bool nibbles, int reach>
 void sparse_int8(const Sparse &sparse, int64_t index, const std::byte *prepared, int64_t stride, float *sums) {
   const Matrix &values = sparse.values;
@@ -189,9 +189,10 @@ void sparse_int8(const Sparse &sparse, int64_t index, const std::byte *prepared,
         } else {
           w = bit_xor(lanes, half);
         }
-        // Codes of nibbles are within ±8, which the dot product of nibbles may take as its signed side too.
+        // Codes of nibbles are within ±8, which the dot product of nibbles may take as its signed side too, where its other
+        // side is unsigned.
         const auto multiply = [&](Ints total, Ints codes_x) {
-          return nibbles ? dot_nibble(total, codes_x, w) : dot(total, codes_x, w);
+          return nibbles && dot_excess == 0 ? dot_nibble(total, codes_x, w) : dot(total, codes_x, w);
         };
         excess[v] = multiply(excess[v], half);
 #pragma GCC unroll 16

@@ -152,8 +152,10 @@ MOE_INLINE Vec nibble_to_float(Ints a) {
   const __m256i low = _mm256_and_si256(a.v, _mm256_set1_epi32(15));
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(8)))};
 }
+// lane i: sum + Σ_{j<4} (unsigned byte w[4i + j] − dot_excess) · signed byte x[4i + j]. `dot_nibble`: the bytes of w are
+// below 16, and nothing comes off them.
+inline constexpr int dot_excess = 0;
 #ifdef __AVXVNNI__
-// lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j]. `dot_nibble`: the bytes of w are below 16.
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {_mm256_dpbusd_avx_epi32(sum.v, w.v, x.v)}; }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
 #else

@@ -134,7 +134,9 @@ MOE_INLINE Vec nibble_to_float(Ints a) {
   const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
   return {_mm512_permutexvar_ps(a.v, table)};
 }
-// lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j]. `dot_nibble`: the bytes of w are below 16.
+// lane i: sum + Σ_{j<4} (unsigned byte w[4i + j] − dot_excess) · signed byte x[4i + j]. `dot_nibble`: the bytes of w are
+// below 16, and nothing comes off them.
+inline constexpr int dot_excess = 0;
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
 

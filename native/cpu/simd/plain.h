@@ -182,7 +182,8 @@ MOE_INLINE void store_bytes(int8_t *p, Ints a) {  // lanes saturated to int8
 MOE_INLINE int32_t sum(Ints a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 // The low nibble of each lane, 0 … 15, as the float −8 … 7.
 MOE_INLINE Vec nibble_to_float(Ints a) { return to_float({(a.v & 15) - 8}); }
-// lane i: sum + Σ_{j<4} unsigned byte w[4i + j] · signed byte x[4i + j].
+// lane i: sum + Σ_{j<4} (unsigned byte w[4i + j] − dot_excess) · signed byte x[4i + j].
+inline constexpr int dot_excess = 0;
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) {
   const Words4 wide = bits<Words4>(w.v), other = bits<Words4>(x.v);
   Ints4 total = sum.v + bits<Ints4>(wide & 255u) * (bits<Ints4>(other << 24) >> 24);
