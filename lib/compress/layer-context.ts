@@ -11,6 +11,7 @@ import type { MoeValues } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
 import { Weight } from '../weight/weight.ts';
+import { aimOf, minus } from './aim.ts';
 import type { HiddenPair } from './align/activations.ts';
 import { describeLayer, encodeExperts, specOf } from './encode.ts';
 import type { ExpertMatrices } from './expert.ts';
@@ -28,7 +29,7 @@ import {
 import { originalExpert, originalExperts } from './originals.ts';
 import type { Recipe } from './recipe/schema.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
-import type { LayerStream, Observed } from './statistics/layer-stream.ts';
+import type { LayerStream, Observed, ObserveOptions } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
 
 /** What gate and up of a slot read: Σ g^power·x·xᵀ, f64 [hidden, hidden], over so many rows. */
@@ -44,11 +45,13 @@ export interface RoutedObserved extends Observed {
   readonly aim: Value;
 }
 
-/**
- * Of what the layers before have lost, this share is asked of a layer. Half of it is nearly as good as the best on every budget tried
- * (docs/compression.md); all of it asks experts for what their inputs do not tell.
- */
-const correction = 0.5;
+/** Which of the slots and of the tokens are observed: all, if nothing is said. */
+export interface ObservedSlots extends Pick<ObserveOptions, 'each' | 'batch'> {
+  /** Only the slots of a run of the layer. */
+  readonly part?: LayerPart;
+  /** f32 [tokens, hidden] of each batch: {@link RoutedObserved.aim} of these slots, where others give the rest. */
+  readonly aim?: readonly Float32Array[] | undefined;
+}
 
 export class LayerContext {
   readonly index: number;
@@ -155,7 +158,7 @@ export class LayerContext {
     const { hidden, kind, router } = this.spec;
     const parts = this.#hiddenParts(layer);
     const together = o.together || layer.router !== undefined;
-    const missing = together ? await this.#missing(layer, parts) : undefined;
+    const missing = together && parts.length > 1 ? await this.shortfall(layer, parts) : undefined;
     return new SlotSums(parts, async (part) => {
       const slots = part.layer.slots.length;
       const width = widestOf(part.layer);
@@ -191,48 +194,52 @@ export class LayerContext {
     });
   }
 
-  /**
-   * What all slots together give, f32 [tokens, hidden] of each batch of the stream, summed up run by run; undefined for a single run: the
-   * graph that asks has it then.
-   */
-  async #outputs(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[] | undefined> {
-    if (parts.length === 1) return undefined;
-    const sums: Float32Array[] = [];
+  /** What all slots together give, f32 [tokens, hidden] of each batch, summed up run by run. */
+  async #outputs(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
+    let sums: Float32Array[] | undefined;
     for (const part of parts) {
-      let batch = 0;
-      const add = (given: Float32Array): void => {
-        const sum = sums[batch] ?? new Float32Array(given.length);
-        for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + (given[at] as number);
-        sums[batch++] = sum;
-      };
-      await this.#withRows(layer, part, (rowsIn) =>
-        this.stream.observe(
-          {},
-          (observed) => {
-            const { rows, routing } = rowsIn(observed);
-            observed.graph.output('given', observed.graph.combine(rows, routing));
-          },
-          { each: ({ given }) => add(given as Float32Array) },
-        ),
+      const given = await this.#withRows(layer, part, (rowsIn) =>
+        this.#arrays({}, (observed) => {
+          const { rows, routing } = rowsIn(observed);
+          return observed.graph.combine(rows, routing);
+        }),
       );
+      sums ??= given.map(({ length }) => new Float32Array(length));
+      for (const [batch, sum] of sums.entries()) {
+        const own = given[batch] as Float32Array;
+        for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + (own[at] as number);
+      }
     }
-    return sums;
+    return sums ?? [];
   }
 
-  /** What all slots together are short of what the block should give; undefined for a single run, as {@link #outputs}. */
-  async #missing(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[] | undefined> {
+  /** What all slots together are short of what the block should give, f32 [tokens, hidden] of each batch. */
+  async shortfall(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
     const given = await this.#outputs(layer, parts);
-    if (!given) return undefined;
-    const missing: Float32Array[] = [];
-    await this.stream.observe(
-      {},
-      (observed) => {
-        const { graph, inputs } = observed;
-        graph.output('missing', minus(graph, aimOf(observed), inputs.given as Value));
-      },
-      { inputs: { given }, each: (outputs) => missing.push(outputs.missing as Float32Array) },
+    return this.#arrays({ given }, (observed) =>
+      minus(observed.graph, aimOf(observed), observed.inputs.given as Value),
     );
-    return missing;
+  }
+
+  /** What the slots of a run should give, f32 [tokens, hidden] of each batch: what they give, and the layer's {@link shortfall}. */
+  runAim(layer: ExpertLayer, part: LayerPart, missing: readonly Float32Array[]): Promise<Float32Array[]> {
+    return this.#withRows(layer, part, (rowsIn) =>
+      this.#arrays({ missing }, (observed) => {
+        const { rows, routing } = rowsIn(observed);
+        return observed.graph.add(observed.inputs.missing as Value, observed.graph.combine(rows, routing));
+      }),
+    );
+  }
+
+  /** A value f32 [tokens, hidden], batch by batch. */
+  async #arrays(
+    inputs: Readonly<Record<string, readonly Float32Array[]>>,
+    build: (observed: Observed) => Value,
+  ): Promise<Float32Array[]> {
+    const found: Float32Array[] = [];
+    const each: ObserveOptions['each'] = ({ value }) => found.push(value as Float32Array);
+    await this.stream.observe({}, (observed) => observed.graph.output('value', build(observed)), { inputs, each });
+    return found;
   }
 
   /** What the slots of a run give, row by row. */
@@ -284,26 +291,25 @@ export class LayerContext {
     return minus(graph, aim, graph.combine(rows, routing));
   }
 
-  /**
-   * Sums of the caller's own, zero at first, over the tokens as the layer's slots get them; see {@link LayerStream.observe}.
-   *
-   * @param o.batch only this one of the calibration batches, counted round
-   */
+  /** Sums of the caller's own, zero at first, over the tokens as the layer's slots get them; see {@link LayerStream.observe}. */
   observe<S extends string>(
     layer: ExpertLayer,
     shapes: Readonly<Record<S, readonly number[]>>,
     build: (observed: RoutedObserved, states: Readonly<Record<S, Value>>) => void,
-    o: { readonly batch?: number | undefined } = {},
+    { part, aim, ...o }: ObservedSlots = {},
   ): Promise<Readonly<Record<S, Float64Array>>> {
-    return this.#withRouting(layer, (route) =>
-      this.stream.observe(
-        shapes,
-        (observed, states) => {
-          const routing = route(observed.graph, observed.values);
-          build({ ...observed, routing, aim: aimOf(observed) }, states);
-        },
-        o,
-      ),
+    return this.#withRouting(
+      layer,
+      (route) =>
+        this.stream.observe(
+          shapes,
+          (observed, states) => {
+            const routing = route(observed.graph, observed.values);
+            build({ ...observed, routing, aim: observed.inputs.aim ?? aimOf(observed) }, states);
+          },
+          { ...o, ...(aim && { inputs: { aim } }) },
+        ),
+      part,
     );
   }
 
@@ -317,7 +323,7 @@ export class LayerContext {
   async blockError(layer: ExpertLayer): Promise<{ error: number; energy: number }> {
     const { hidden } = this.spec;
     const parts = this.#hiddenParts(layer);
-    const outputs = await this.#outputs(layer, parts);
+    const outputs = parts.length > 1 ? await this.#outputs(layer, parts) : undefined;
     const observe = (given: (observed: Observed) => Value) =>
       this.stream.observe(
         { error: [hidden], energy: [hidden] },
@@ -429,14 +435,3 @@ export class LayerContext {
 }
 
 type Router = (graph: Graph, values: MoeValues) => Routing;
-
-/** What the block should give: the original output, and a share of what the layers before have lost. */
-function aimOf({ graph, values, wanted }: Observed): Value {
-  const original = graph.combine(values.rows, values.routing);
-  if (!wanted) return original;
-  return graph.add(original, graph.map('scale', minus(graph, wanted, original), undefined, { alpha: correction }));
-}
-
-function minus(graph: Graph, a: Value, b: Value): Value {
-  return graph.add(a, graph.map('scale', b, undefined, { alpha: -1 }));
-}

@@ -7,7 +7,7 @@ export const partBytes = 2 ** 26;
 
 export interface LayerPart {
   readonly first: number;
-  /** The slots of the run, as a layer of their own. */
+  /** The slots of the run, as they are when it is asked for, as a layer of their own. */
   readonly layer: ExpertLayer;
   /** What the layer's router chooses from (original experts, or all slots) → slot of the run; −1: of another run. */
   readonly partOf: Int32Array;
@@ -33,11 +33,14 @@ export function partsOf(layer: ExpertLayer, slotBytes: number, most: number): La
   const size = Math.ceil(slots.length / Math.ceil(slots.length / count));
   const parts: LayerPart[] = [];
   for (let first = 0; first < slots.length; first += size) {
-    const own = slots.slice(first, first + size);
-    const within = (slot: number): number => (slot >= first && slot < first + own.length ? slot - first : -1);
+    const end = Math.min(first + size, slots.length);
+    const within = (slot: number): number => (slot >= first && slot < end ? slot - first : -1);
+    const groups = !router && { groupOf: groupOf.map(within) };
     parts.push({
       first,
-      layer: { ...layer, slots: own, ...(!router && { groupOf: groupOf.map(within) }) },
+      get layer() {
+        return { ...layer, slots: layer.slots.slice(first, end), ...groups };
+      },
       partOf: whole.partOf.map(within),
     });
   }

@@ -108,6 +108,28 @@ describe('a layer in runs of slots', () => {
     });
   }
 
+  it('asks of a run what the other slots leave to it', async () => {
+    const { merged } = layers as { merged: ExpertLayer };
+    const { error, energy } = await whole.blockError(merged);
+    const [all, ...runs] = [partsOf(merged, 1, 6), partsOf(merged, 1, 4)].flat();
+    assert.ok(all);
+    const missing = await whole.shortfall(merged, runs);
+    near(squares(missing), error, energy);
+    // Nothing lies before the first layer that could be lost: all slots together are asked for the original output.
+    const aim = await whole.runAim(merged, all, missing);
+    near(squares(aim), energy, energy);
+    // Each run's has what all are short of.
+    const asked = await Promise.all(runs.map((part) => whole.runAim(merged, part, missing)));
+    const over = runs.length - 1;
+    const differences = aim.map((batch, at) =>
+      batch.map((value, i) => {
+        const sum = asked.reduce((total, own) => total + Number(own[at]?.[i]), 0);
+        return sum - over * Number(missing[at]?.[i]) - value;
+      }),
+    );
+    near(squares(differences), 0, energy);
+  });
+
   for (const [method, align] of [
     ['frequency', 'activations'],
     ['least-squares', 'dominant'],
@@ -146,6 +168,10 @@ function same(one: object, other: object, tolerance = 2e-6): void {
     const most = a.reduce((sum, x) => Math.max(sum, Math.abs(x)), 0);
     for (const [at, x] of a.entries()) near(b[at] as number, x, most, tolerance);
   }
+}
+
+function squares(batches: readonly Float32Array[]): number {
+  return batches.reduce((total, batch) => batch.reduce((sum, value) => sum + value * value, total), 0);
 }
 
 function near(found: number, expected: number, scale: number, tolerance = 2e-6): void {

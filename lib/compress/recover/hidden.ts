@@ -4,17 +4,24 @@ import type { Value } from '../../graph/value.ts';
 import { Weight } from '../../weight/weight.ts';
 import { transpose } from '../expert.ts';
 import { denseMatrix, type Expert, type ExpertLayer } from '../experts.ts';
-import type { LayerContext, RoutedObserved } from '../layer-context.ts';
-import { product, symmetricInverse } from '../numerics.ts';
-
-/** Products with the Jacobian a step: what comes behind them are directions that calibration hardly tells apart. */
-const mostProducts = 12;
+import type { InputMoments, LayerContext, ObservedSlots, RoutedObserved } from '../layer-context.ts';
+import { type LayerPart, partsOf, type SlotSums, widestOf } from '../layer-parts.ts';
+import { symmetricInverse } from '../numerics.ts';
+import { conjugateGradients, type Metric } from './conjugate-gradients.ts';
 
 /** A step is halved so often where the error does not fall. */
 const mostHalvings = 3;
 
 /** Half the distance over which an activation's slope is measured. */
 const slopeDistance = 1e-2;
+
+/** Of what is looked at together a run of slots may take so many times as much: each run costs passes of its own. */
+const runShare = 4;
+
+/** A layer whose slots may be replaced where they are, so that the old ones go. */
+export interface OpenLayer extends ExpertLayer {
+  readonly slots: Expert[];
+}
 
 /**
  * One Gauss-Newton step of the kept rows of gate and up towards the original block's output, all slots together, down as it is:
@@ -24,59 +31,97 @@ const slopeDistance = 1e-2;
  * few tokens reach stay where they are. The step is halved until the error falls, and not taken where it does not: what the layer is
  * short of on these inputs never grows.
  *
- * @param layer of dense matrices, taken as exact as they are, not as they will be stored
+ * A layer that does not fit in memory so moves in runs of slots, each towards what the others, moved or not, leave to it (block
+ * Gauss-Seidel).
+ *
+ * @param layer of dense matrices, taken as exact as they are, not as they will be stored; its slots are replaced
  */
-export async function refitHidden(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
-  const exact: ExpertLayer = { ...layer, forms: { up: f32Parts, down: f32Parts } };
-  const block = await HiddenRows.load(exact, context);
-  try {
-    const { error, gradient, metric } = await block.linearize();
-    const step = await conjugateGradients(gradient, metric, (p) => block.curvature(p, metric));
+export async function refitHidden(layer: OpenLayer, context: LayerContext): Promise<void> {
+  const exact = { ...layer, forms: { up: f32Parts, down: f32Parts } };
+  const parts = partsOf(exact, slotBytes(exact), runShare * context.partBytes);
+  const moments = context.inputMoments(exact, 2);
+  let missing = parts.length > 1 ? await context.shortfall(exact, parts) : undefined;
+  for (const part of parts) {
+    const aim = missing && (await context.runAim(exact, part, missing));
+    const observe: Observe = (shapes, build, o) => context.observe(exact, shapes, build, { part, aim, ...o });
+    const { error, step } = await stepOf(part, context, observe, moments);
     for (let halving = 0, share = 1; halving <= mostHalvings; halving++, share /= 2) {
-      const moved = movedBy(exact, step, share);
-      if ((await missingEnergy(moved, context)) < error) return { ...layer, slots: moved.slots };
+      const moved = movedBy(part.layer, step, share);
+      const found = await missingFrom(moved, context, observe);
+      if (found.error >= error) continue;
+      layer.slots.splice(part.first, moved.slots.length, ...moved.slots);
+      missing &&= found.missing;
+      break;
     }
-    return layer;
-  } finally {
-    block.dispose();
   }
 }
 
 const f32 = { format: 'f32' } as const;
 const f32Parts = { dense: f32, factors: f32, kept: f32, sparse: f32 };
 
-/** The metric of the ridge and of the preconditioner. */
-interface Metric {
-  readonly hidden: number;
-  /** [slots], the first row and the end of each. */
-  readonly rows: readonly (readonly [number, number])[];
-  /** Of each row of gate (where there is one), then of up: ‖its down column‖² · mean slope². */
-  readonly weight: Float64Array;
-  readonly ridge: readonly number[];
-  /** (second moment + ridge)⁻¹ of the inputs of each slot, f64 [hidden, hidden]. */
-  readonly inverse: readonly Float64Array[];
+/** {@link LayerContext.observe} of the slots of a run. */
+type Observe = <S extends string>(
+  shapes: Readonly<Record<S, readonly number[]>>,
+  build: (observed: RoutedObserved, states: Readonly<Record<S, Value>>) => void,
+  o?: Pick<ObservedSlots, 'each'>,
+) => Promise<Readonly<Record<S, Float64Array>>>;
+
+/**
+ * Bytes of a slot while it moves: the banks of {@link HiddenRows} and a direction in f32; of its rows four vectors, a bank of sums and
+ * what is read of it, and the inverse of a second moment, all f64.
+ */
+function slotBytes(layer: ExpertLayer): number {
+  const matrix = widestOf(layer) * layer.hidden;
+  const rows = (layer.slots[0]?.gate ? 2 : 1) * matrix;
+  return 4 * (2 * rows + 2 * matrix) + 8 * (6 * rows + layer.hidden ** 2);
 }
 
-/** The experts of a layer as banks of which the derivatives can be had. Vectors are the rows of all gates, then of all ups. */
+/** Σ ‖missing‖² where a run stands, and its step from there. */
+async function stepOf(
+  part: LayerPart,
+  context: LayerContext,
+  observe: Observe,
+  moments: SlotSums<InputMoments>,
+): Promise<{ error: number; step: Float64Array }> {
+  const block = await HiddenRows.load(part, context, observe);
+  try {
+    const { error, gradient, metric } = await block.linearize(moments);
+    const step = await conjugateGradients(gradient, metric, (p, into) => block.curvature(p, metric, into));
+    return { error, step };
+  } finally {
+    block.dispose();
+  }
+}
+
+/** The slots of a run as banks of which the derivatives can be had. Vectors are the rows of all gates, then of all ups. */
 class HiddenRows {
   readonly #layer: ExpertLayer;
+  readonly #first: number;
   readonly #context: LayerContext;
+  readonly #observe: Observe;
   readonly #gate: Weight | undefined;
   readonly #up: Weight;
   readonly #down: Weight;
   readonly #back: Weight;
 
-  private constructor(layer: ExpertLayer, context: LayerContext, [up, down, back, gate]: readonly Weight[]) {
+  private constructor(
+    { first, layer }: LayerPart,
+    context: LayerContext,
+    observe: Observe,
+    [up, down, back, gate]: readonly Weight[],
+  ) {
     this.#layer = layer;
+    this.#first = first;
     this.#context = context;
+    this.#observe = observe;
     this.#gate = gate;
     this.#up = up as Weight;
     this.#down = down as Weight;
     this.#back = back as Weight;
   }
 
-  static async load(layer: ExpertLayer, context: LayerContext): Promise<HiddenRows> {
-    const { slots, hidden } = layer;
+  static async load(part: LayerPart, context: LayerContext, observe: Observe): Promise<HiddenRows> {
+    const { slots, hidden } = part.layer;
     const { device } = context.stream;
     const widths = slots.map(({ width }) => width);
     const widest = Math.max(...widths);
@@ -90,7 +135,7 @@ class HiddenRows {
       const back = dense('down').map((down, slot) => transpose(down, hidden, widths[slot] as number));
       weights.push(await Weight.from(device, rows, joined(back)));
       if (slots[0]?.gate) weights.push(await Weight.from(device, rows, joined(dense('gate'))));
-      return new HiddenRows(layer, context, weights);
+      return new HiddenRows(part, context, observe, weights);
     } catch (error) {
       for (const weight of weights) weight.dispose();
       throw error;
@@ -101,8 +146,8 @@ class HiddenRows {
     for (const weight of [this.#gate, this.#up, this.#down, this.#back]) weight?.dispose();
   }
 
-  /** Σ ‖missing‖², Jᵀ·missing and the metric, where the layer stands. */
-  async linearize(): Promise<{ error: number; gradient: Float64Array; metric: Metric }> {
+  /** Σ ‖missing‖², Jᵀ·missing and the metric, where the run stands. */
+  async linearize(moments: SlotSums<InputMoments>): Promise<{ error: number; gradient: Float64Array; metric: Metric }> {
     const { slots, hidden } = this.#layer;
     const widest = this.#up.spec.out;
     const grams = [slots.length, widest, hidden];
@@ -113,7 +158,7 @@ class HiddenRows {
       up: grams,
       upSlope: [slots.length, widest],
     } as Record<'error' | 'gates' | 'gate' | 'gateSlope' | 'up' | 'upSlope', number[]>;
-    const sums = await this.#context.observe(this.#layer, shapes, (observed, states) => {
+    const sums = await this.#observe(shapes, (observed, states) => {
       const { graph, routing } = observed;
       const { given, slopes } = this.#forward(observed);
       const missing = this.#context.missing(observed, graph.linear(given, this.#down, { routing, gather: false }));
@@ -126,11 +171,14 @@ class HiddenRows {
       this.#backward(observed, slopes, missing, states);
     });
     const total = sums.error.reduce((sum, value) => sum + value, 0);
-    return { error: total, gradient: this.#packed(sums), metric: await this.#metric(sums) };
+    const metric = await this.#metric(sums, moments);
+    const gradient = new Float64Array(metric.weight.length * hidden);
+    this.#pack(sums, gradient);
+    return { error: total, gradient, metric };
   }
 
   /** (JᵀJ + R)·p. */
-  async curvature(p: Float64Array, { hidden, rows, weight, ridge }: Metric): Promise<Float64Array> {
+  async curvature(p: Float64Array, { hidden, rows, weight, ridge }: Metric, into: Float64Array): Promise<void> {
     const { device } = this.#context.stream;
     const { spec } = this.#up;
     const slots = this.#layer.slots.length;
@@ -146,7 +194,7 @@ class HiddenRows {
         'gate' | 'up',
         number[]
       >;
-      const sums = await this.#context.observe(this.#layer, shapes, (observed, states) => {
+      const sums = await this.#observe(shapes, (observed, states) => {
         const { graph, values, routing } = observed;
         const { slopes } = this.#forward(observed);
         const changes = slopes.map(([, slope], at) =>
@@ -156,18 +204,17 @@ class HiddenRows {
         const moved = graph.combine(graph.linear(change, this.#down, { routing, gather: false }), routing);
         this.#backward(observed, slopes, moved, states);
       });
-      const result = this.#packed(sums);
+      this.#pack(sums, into);
       const count = weight.length / names.length;
       for (const at of names.keys()) {
         for (const [slot, [begin, end]] of rows.entries()) {
           for (let row = at * count + begin; row < at * count + end; row++) {
             const factor = (weight[row] as number) * (ridge[slot] as number);
             for (let i = row * hidden; i < (row + 1) * hidden; i++)
-              result[i] = (result[i] as number) + factor * (p[i] as number);
+              into[i] = (into[i] as number) + factor * (p[i] as number);
           }
         }
       }
-      return result;
     } finally {
       for (const direction of directions) direction.dispose();
     }
@@ -207,13 +254,15 @@ class HiddenRows {
     }
   }
 
-  async #metric(sums: Readonly<Record<'gates' | 'gateSlope' | 'upSlope', Float64Array>>): Promise<Metric> {
+  async #metric(
+    sums: Readonly<Record<'gates' | 'gateSlope' | 'upSlope', Float64Array>>,
+    moments: SlotSums<InputMoments>,
+  ): Promise<Metric> {
     const { slots, hidden } = this.#layer;
     const widest = this.#up.spec.out;
-    const moments = this.#context.inputMoments(this.#layer, 2);
     const [ridge, inverse, rows, norms]: [number[], Float64Array[], [number, number][], number[]] = [[], [], [], []];
     for (const [slot, { width, down }] of slots.entries()) {
-      const { gram, rows: count } = await moments.of(slot);
+      const { gram, rows: count } = await moments.of(this.#first + slot);
       ridge.push(ridgeFor(gram, hidden, count));
       inverse.push(await symmetricInverse(gram, hidden, ridge[slot] as number));
       rows.push([norms.length, norms.length + width]);
@@ -238,19 +287,16 @@ class HiddenRows {
   }
 
   /** The states' rows without those beyond each slot's width. */
-  #packed(sums: Readonly<Record<'gate' | 'up', Float64Array>>): Float64Array {
+  #pack(sums: Readonly<Record<'gate' | 'up', Float64Array>>, into: Float64Array): void {
     const { slots, hidden } = this.#layer;
     const stride = this.#up.spec.out * hidden;
-    const parts = (this.#gate ? [sums.gate, sums.up] : [sums.up]).flatMap((state) =>
-      slots.map(({ width }, slot) => state.subarray(slot * stride, slot * stride + width * hidden)),
-    );
-    const all = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
     let begin = 0;
-    for (const part of parts) {
-      all.set(part, begin);
-      begin += part.length;
+    for (const state of this.#gate ? [sums.gate, sums.up] : [sums.up]) {
+      for (const [slot, { width }] of slots.entries()) {
+        into.set(state.subarray(slot * stride, slot * stride + width * hidden), begin);
+        begin += width * hidden;
+      }
     }
-    return all;
   }
 }
 
@@ -262,54 +308,6 @@ function ridgeFor(moment: Float64Array, hidden: number, rows: number): number {
   let trace = 0;
   for (let i = 0; i < hidden; i++) trace += moment[i * hidden + i] as number;
   return (trace / hidden) * (1 + ((10 * hidden) / Math.max(1, rows)) ** 2) + 1e-6;
-}
-
-/** x of A·x = b for A = `apply`, symmetric and positive, after {@link mostProducts} steps from 0. */
-async function conjugateGradients(
-  b: Float64Array,
-  metric: Metric,
-  apply: (p: Float64Array) => Promise<Float64Array>,
-): Promise<Float64Array> {
-  const x = new Float64Array(b.length);
-  let r = b;
-  let z = await precondition(r, metric);
-  let p = z;
-  let energy = dot(r, z);
-  for (let round = 0; round < mostProducts && energy > 0; round++) {
-    const seen = await apply(p);
-    const length = energy / dot(p, seen);
-    const direction = p;
-    x.forEach((value, at) => {
-      x[at] = value + length * (direction[at] as number);
-    });
-    r = r.map((value, at) => value - length * (seen[at] as number));
-    z = await precondition(r, metric);
-    const next = dot(r, z);
-    const share = next / energy;
-    energy = next;
-    p = z.map((value, at) => value + share * (direction[at] as number));
-  }
-  return x;
-}
-
-async function precondition(r: Float64Array, { hidden, rows, weight, inverse }: Metric): Promise<Float64Array> {
-  const z = new Float64Array(r.length);
-  const count = rows.at(-1)?.[1] as number;
-  for (let first = 0; first < weight.length; first += count) {
-    for (const [slot, [begin, end]] of rows.entries()) {
-      const part = r.subarray((first + begin) * hidden, (first + end) * hidden);
-      const solved = await product(part, inverse[slot] as Float64Array, {
-        rows: end - begin,
-        columns: hidden,
-        depth: hidden,
-      });
-      solved.forEach((value, at) => {
-        const own = weight[first + begin + Math.floor(at / hidden)] as number;
-        z[(first + begin) * hidden + at] = own > 0 ? value / own : 0;
-      });
-    }
-  }
-  return z;
 }
 
 /** The layer with a share of the step added to its rows. */
@@ -336,19 +334,29 @@ function movedBy(layer: ExpertLayer, step: Float64Array, share: number): ExpertL
   return { ...layer, slots };
 }
 
-/** Σ ‖missing‖² over all tokens. */
-async function missingEnergy(layer: ExpertLayer, context: LayerContext): Promise<number> {
+/** What a run, moved, is short of, f32 [tokens, hidden] of each batch, and its squares' sum. */
+async function missingFrom(
+  layer: ExpertLayer,
+  context: LayerContext,
+  observe: Observe,
+): Promise<{ error: number; missing: Float32Array[] }> {
+  const found: Float32Array[] = [];
   const { error } = await context.withProjection(layer, 'up', (up) =>
     context.withProjection(layer, 'down', (down) =>
-      context.observe(layer, { error: [layer.hidden] }, (observed, states) => {
-        const { graph, values, routing } = observed;
-        const h = graph.linear(values.input, up, { activation: layer.kind, routing });
-        const missing = context.missing(observed, graph.linear(h, down, { routing, gather: false }));
-        graph.accumulate('sum', graph.multiply(missing, missing), states.error);
-      }),
+      observe(
+        { error: [layer.hidden] },
+        (observed, states) => {
+          const { graph, values, routing } = observed;
+          const h = graph.linear(values.input, up, { activation: layer.kind, routing });
+          const missing = context.missing(observed, graph.linear(h, down, { routing, gather: false }));
+          graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+          graph.output('missing', missing);
+        },
+        { each: ({ missing }) => found.push(missing as Float32Array) },
+      ),
     ),
   );
-  return error.reduce((sum, value) => sum + value, 0);
+  return { error: error.reduce((sum, value) => sum + value, 0), missing: found };
 }
 
 function joined(matrices: readonly Float32Array[]): Float32Array {
@@ -359,8 +367,4 @@ function joined(matrices: readonly Float32Array[]): Float32Array {
     begin += matrix.length;
   }
   return all;
-}
-
-function dot(a: Float64Array, b: Float64Array): number {
-  return a.reduce((sum, value, at) => sum + value * (b[at] as number), 0);
 }

@@ -1,4 +1,4 @@
-import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
+import { denseExpert, denseMatrices, type Expert } from '../experts.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { SlimStep } from '../recipe/schema.ts';
 import { refitBlock } from '../recover/block.ts';
@@ -33,7 +33,7 @@ export function slimmingStep({ keep, ratio, widths: scope, multiple: chosen }: S
         const curve = await removalCurve(best, statistics.gram);
         slots.push(denseExpert(await slimExpert(best, statistics, curve, widths[slot] as number, context.recover)));
       }
-      const slim: ExpertLayer = { ...layer, slots };
+      const slim = { ...layer, slots };
       return context.recover ? refitBlock(slim, context) : slim;
     },
   };
