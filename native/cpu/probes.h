@@ -30,6 +30,9 @@ extern const Probes probes;
 namespace avx2 {
 extern const Probes probes;
 }
+namespace avx2vnni {
+extern const Probes probes;
+}
 namespace avx512 {
 extern const Probes probes;
 }

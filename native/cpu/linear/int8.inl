@@ -8,6 +8,9 @@ namespace {
 // Integer sums, a step of weights and a broadcast fit the registers: 12 · 2 + 2 + 2 of 32; 2 · 4 + 4 + 2 of 16; 2 · 8 + 8
 // + 2 of 32. The f32 sums, which a group meets once, stay in memory.
 constexpr int int8_rows = width == 16 ? 12 : registers * width == 128 ? 2 : 1;
+// The hardware's own prefetch stops at each page, and few rows do not cover what it then waits: steps are asked for a page
+// ahead.
+constexpr int64_t prefetch_bytes = 4096;
 
 MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
   int32_t four;
@@ -18,6 +21,10 @@ MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
 // A step of weights, inputs 4 · half … of it where they are nibbles: one vector of unsigned bytes for each of `vectors`.
 template <bool nibbles, int half>
 MOE_INLINE void load_step(const std::byte *codes, Ints (&w)[vectors]) {
+  if constexpr (half == 0) {
+    __builtin_prefetch(codes + prefetch_bytes);
+    __builtin_prefetch(codes + prefetch_bytes + 64);
+  }
 #pragma GCC unroll 16
   for (int v = 0; v < vectors; ++v) {
     w[v] = load_ints(codes + v * width * 4);
@@ -37,9 +44,9 @@ MOE_INLINE void multiply_step(const Ints (&w)[vectors], const std::byte *x, Ints
   }
 }
 
-// dots [R][vectors] += Σ codes of w (as they are stored: + 8 or + 128) · codes of x over `inputs` inputs. x moves on.
+// dots [R][vectors] += Σ codes of w (as they are stored: + 8 or + 128) · codes of x over `inputs` inputs.
 template <int R, bool nibbles>
-MOE_INLINE void dot_run(const std::byte *codes, const std::byte *&x, int64_t inputs, Ints (&dots)[R][vectors]) {
+MOE_INLINE void dot_run(const std::byte *codes, const std::byte *x, int64_t inputs, Ints (&dots)[R][vectors]) {
   Ints w[vectors];
   if constexpr (nibbles) {
     for (int64_t k = 0; k < inputs; k += 8, codes += 128, x += 8 * R) {
@@ -70,44 +77,46 @@ MOE_INLINE void start_run(const int32_t *code_sums, Ints (&dots)[R][vectors]) {
   }
 }
 
-// sums [R][32] += Σ over runs of step · (scale · Σ code_w·code_x − offset · Σ code_x)
+// sums [R][32] += step · (scale · Σ code_w·code_x − offset · Σ code_x) of one run. A function of its own: inlined, GCC
+// takes the sums of all runs for registers that are not there, and spills the integer ones.
+template <int R, bool nibbles, bool offsets>
+[[gnu::noinline]] void int8_run(const std::byte *codes, const Vec (&scale)[vectors], const Vec (&offset)[vectors],
+                                const std::byte *x, int64_t inputs, const float *steps, const int32_t *code_sums,
+                                float *sums) {
+  Ints dots[R][vectors];
+  start_run<R, nibbles>(code_sums, dots);
+  dot_run<R, nibbles>(codes, x, inputs, dots);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Vec step = broadcast(steps[r]);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      float *const at = sums + r * tile_outputs + v * width;
+      Vec value = mul(scale[v], to_float(dots[r][v]));
+      if constexpr (offsets) value = fnma(offset[v], to_float(broadcast_ints(code_sums[r])), value);
+      store(at, fma(step, value, load(at)));
+    }
+  }
+}
+
 template <int R, bool nibbles>
 void int8_block(const Matrix &matrix, const std::byte *tile, const std::byte *prepared, float *sums) {
   const GroupLayout layout(matrix);
   const int64_t run = matrix.run(), runs = matrix.runs();
-  const std::byte *x = prepared;
   const float *steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
   const int32_t *code_sums = reinterpret_cast<const int32_t *>(steps + runs * R);
+  const auto run_block = layout.offsets() ? int8_run<R, nibbles, true> : int8_run<R, nibbles, false>;
   for (int64_t b = 0; b < runs; ++b, steps += R, code_sums += R) {
     const int64_t group = matrix.group ? b : 0, begin = b * run;
     const std::byte *codes = layout.codes(tile, group);
     if (!matrix.group) codes += begin * tile_outputs / (nibbles ? 2 : 1);
-    Ints dots[R][vectors];
-    start_run<R, nibbles>(code_sums, dots);
-    dot_run<R, nibbles>(codes, x, least(run, matrix.padded - begin), dots);
-    Vec scale[vectors];
+    Vec scale[vectors], offset[vectors];
 #pragma GCC unroll 16
-    for (int v = 0; v < vectors; ++v) scale[v] = layout.scale(tile, group, v);
-    const auto add_run = [&]<bool offsets>() [[gnu::always_inline]] {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const Vec step = broadcast(steps[r]);
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-          float *const at = sums + r * tile_outputs + v * width;
-          Vec value = mul(scale[v], to_float(dots[r][v]));
-          if constexpr (offsets) {
-            value = fnma(layout.offset(tile, group, v), to_float(broadcast_ints(code_sums[r])), value);
-          }
-          store(at, fma(step, value, load(at)));
-        }
-      }
-    };
-    if (layout.offsets()) {
-      add_run.template operator()<true>();
-    } else {
-      add_run.template operator()<false>();
+    for (int v = 0; v < vectors; ++v) {
+      scale[v] = layout.scale(tile, group, v);
+      offset[v] = layout.offset(tile, group, v);
     }
+    run_block(codes, scale, offset, prepared + begin * R, least(run, matrix.padded - begin), steps, code_sums, sums);
   }
 }
 
@@ -116,7 +125,6 @@ template <int R>
 void dual_block(const Matrix &matrix, const std::byte *tile, const std::byte *prepared, float *sums) {
   const GroupLayout layout(matrix);
   const int64_t runs = matrix.runs(), most = channel_run / matrix.group;
-  const std::byte *x = prepared;
   const float *const steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
   const int32_t *const code_sums = reinterpret_cast<const int32_t *>(steps + runs * R);
   for (int64_t first = 0; first < runs; first += most) {
@@ -128,7 +136,8 @@ void dual_block(const Matrix &matrix, const std::byte *tile, const std::byte *pr
     for (int64_t b = first; b < least(runs, first + most); ++b) {
       Ints dots[R][vectors];
       start_run<R, true>(code_sums + b * R, dots);
-      dot_run<R, true>(layout.codes(tile, b), x, least(matrix.group, matrix.padded - b * matrix.group), dots);
+      const int64_t begin = b * matrix.group;
+      dot_run<R, true>(layout.codes(tile, b), prepared + begin * R, least(matrix.group, matrix.padded - begin), dots);
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
         const Ints scale = layout.inner(tile, b, v);

@@ -4,8 +4,10 @@
 //
 // Bound: few rows read every weight byte once (memory); many rows do 2 · rows · in · 32 operations a tile
 // (multipliers).
-// Reached, a base alone, 4096 → 14336, the fastest of several runs (AVX-512, 2 Zen 5 cores, 2026-11-28): one row 50 GB/s
-// (int4, groups of 128) to 55 GB/s (f32), 512 rows 430 (f32) and 467 (bf16) of 546 GFLOP/s, 1761 (int8) of 2036 GOP/s.
+// Reached, `tiles` alone, a base of 4096 inputs, on one Zen 5 core with AVX-512 beside other work, medians of 40 to 80 runs
+// (2026-11-28): 512 rows 939 GOP/s (int8), 929 (int4), 878 (dual), 808 and 574 (groups of 128 and 32, whose ends cost what
+// is missing) of 1035, half of what `bench` measures on both cores; one row 37 GB/s (int4, groups of 128). Short of it: one
+// row through a whole call on two cores, which reads 39 to 58 % of the measured limit (docs/performance.md).
 #include "linear/kernels.h"
 #include "linear/rows.inl"
 #include "linear/widen.inl"

@@ -3,8 +3,4 @@
 #include "simd/avx2.h"
 // The algorithms come after it.
 #include "linear/kernels.inl"
-#include "probes.h"
-namespace moe::cpu::avx2vnni {
-extern const Probes probes;
-}
 #include "probes.inl"
