@@ -35,25 +35,30 @@ export interface OpenLayer extends ExpertLayer {
  * Gauss-Seidel).
  *
  * @param layer of dense matrices, taken as exact as they are, not as they will be stored; its slots are replaced
+ * @returns Σ ‖missing‖² of the whole layer in the end
  */
-export async function refitHidden(layer: OpenLayer, context: LayerContext): Promise<void> {
+export async function refitHidden(layer: OpenLayer, context: LayerContext): Promise<number> {
   const exact = { ...layer, forms: { up: f32Parts, down: f32Parts } };
   const parts = partsOf(exact, slotBytes(exact), runShare * context.partBytes);
   const moments = context.inputMoments(exact, 2);
   let missing = parts.length > 1 ? await context.shortfall(exact, parts) : undefined;
+  let left = 0;
   for (const part of parts) {
     const aim = missing && (await context.runAim(exact, part, missing));
     const observe: Observe = (shapes, build, o) => context.observe(exact, shapes, build, { part, aim, ...o });
     const { error, step } = await stepOf(part, context, observe, moments);
+    left = error;
     for (let halving = 0, share = 1; halving <= mostHalvings; halving++, share /= 2) {
       const moved = movedBy(part.layer, step, share);
       const found = await missingFrom(moved, context, observe);
       if (found.error >= error) continue;
       layer.slots.splice(part.first, moved.slots.length, ...moved.slots);
       missing &&= found.missing;
+      left = found.error;
       break;
     }
   }
+  return left;
 }
 
 const f32 = { format: 'f32' } as const;

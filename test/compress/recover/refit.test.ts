@@ -5,6 +5,7 @@ import { Checkpoint } from '../../../lib/checkpoint/checkpoint.ts';
 import type { ExpertMatrices } from '../../../lib/compress/expert.ts';
 import { type ExpertLayer, originalLayer } from '../../../lib/compress/experts.ts';
 import { LayerContext } from '../../../lib/compress/layer-context.ts';
+import { wholePart } from '../../../lib/compress/layer-parts.ts';
 import { takeNeurons } from '../../../lib/compress/merge/neurons.ts';
 import type { Recipe } from '../../../lib/compress/recipe/schema.ts';
 import { refitBlock } from '../../../lib/compress/recover/block.ts';
@@ -104,13 +105,17 @@ describe('refits of a block', () => {
         const whole = await context.blockError(await moved(refitHidden, fitted, context));
         // One slot at a time, and a few.
         for (const partBytes of [1, 2 ** 20]) {
-          const found = await moved(refitHidden, fitted, inRuns(partBytes));
-          const { error } = await context.blockError(found);
-          // A later run sees what the ones before have made up for.
+          const open = { ...fitted, slots: [...fitted.slots] };
+          const left = await refitHidden(open, inRuns(partBytes));
+          const { error } = await context.blockError(open);
           assert.ok(
             error < before.error - 0.8 * (before.error - whole.error),
             `${error}: ${before.error}, ${whole.error}`,
           );
+          // The last run knows what the ones before have made up for.
+          const missing = await context.shortfall(open, [wholePart(open)]);
+          const energy = missing.flatMap((batch) => [...batch]).reduce((sum, value) => sum + value * value, 0);
+          assert.ok(Math.abs(left - energy) < 1e-4 * energy, `${left} for ${energy}`);
         }
       })).timeout(60_000);
   }
