@@ -27,6 +27,7 @@ void exact_piece(const std::byte *w, const float *x, int64_t count, float *sums)
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
   for (int64_t k = 0; k < count; ++k, x += R) {
+    if constexpr (store_form != MOE_F32) __builtin_prefetch(w + k * tile_outputs * 2 + prefetch_bytes);
     Vec weight[vectors];
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) weight[v] = load_weight<store_form>(w, k * tile_outputs + v * width);

@@ -8,9 +8,6 @@ namespace {
 // Integer sums, a step of weights and a broadcast fit the registers: 12 · 2 + 2 + 2 of 32; 2 · 4 + 4 + 2 of 16; 2 · 8 + 8
 // + 2 of 32. The f32 sums, which a group meets once, stay in memory.
 constexpr int int8_rows = width == 16 ? 12 : registers * width == 128 ? 2 : 1;
-// The hardware's own prefetch stops at each page, and few rows do not cover what it then waits: steps are asked for a page
-// ahead.
-constexpr int64_t prefetch_bytes = 4096;
 
 MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
   int32_t four;

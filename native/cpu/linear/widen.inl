@@ -6,6 +6,10 @@ namespace {
 
 constexpr int vectors = tile_outputs / width;  // a tile's row of sums
 
+// The hardware's own prefetch stops at each page, and few rows do not cover what it then waits: steps are asked for a page
+// ahead.
+constexpr int64_t prefetch_bytes = 4096;
+
 template <int store>
 MOE_INLINE Vec load_weight(const std::byte *tile, int64_t element) {
   if constexpr (store == MOE_F16) return load_f16(reinterpret_cast<const uint16_t *>(tile) + element);
