@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -29,6 +31,7 @@ enum Feature : uint32_t {
   avxvnni = 1u << 8,
   dotprod = 1u << 9,
   i8mm = 1u << 10,
+  amx_int8 = 1u << 11,
 };
 
 // In order of preference.
@@ -36,6 +39,8 @@ constexpr uint32_t avx2_set = avx2 | fma | f16c;
 constexpr uint32_t avx512_set = avx2_set | avx512f | avx512bw | avx512dq | avx512vl | avx512vnni;
 const std::array instruction_sets{
 #if defined(__x86_64__)
+    // Only linear differs from avx512.
+    InstructionSet{"amx", avx512_set | amx_int8, &avx512::kernels, &amx::linear_kernels, &amx::probes},
     InstructionSet{"avx512", avx512_set, &avx512::kernels, &avx512::linear_kernels, &avx512::probes},
     // Only products of bytes differ from avx2: those of linear.
     InstructionSet{"avx2vnni", avx2_set | avxvnni, &avx2::kernels, &avx2vnni::linear_kernels, &avx2vnni::probes},
@@ -45,11 +50,21 @@ const std::array instruction_sets{
     InstructionSet{"neon", dotprod, &neon::kernels, &neon::linear_kernels, &neon::probes},
 #endif
     InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
+#if defined(__x86_64__)
+    // amx with its tiles in memory: for tests, so behind the one that every machine has.
+    InstructionSet{"amx-twin", avx512_set, &avx512::kernels, &amx_twin::linear_kernels, &avx512::probes},
+#endif
 };
 
 #if defined(__x86_64__)
+// Asks the system for the tile registers, which it gives a process, with all threads, on request.
+bool permit_tiles() {
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
 // What the processor has and the system saves: XCR0 bits 1, 2 for the 256-bit registers, 5, 6, 7 for masks and 512-bit
-// registers.
+// registers, 17 and 18 for tiles.
 uint32_t detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return 0;
@@ -68,6 +83,8 @@ uint32_t detect() {
   if (b & (1u << 30)) found |= avx512bw;
   if (b & (1u << 31)) found |= avx512vl;
   if (c & (1u << 11)) found |= avx512vnni;
+  const bool has_tiles = d & (1u << 24) && d & (1u << 25);
+  if (has_tiles && (low & 0x60000u) == 0x60000u && permit_tiles()) found |= amx_int8;
   return found;
 }
 #elif defined(__aarch64__)

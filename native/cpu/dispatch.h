@@ -14,6 +14,9 @@ namespace moe::cpu {
 namespace avx2vnni {
 extern const Probes probes;
 }
+namespace amx {
+extern const Probes probes;
+}
 
 struct InstructionSet {
   std::string_view name;

@@ -95,7 +95,7 @@ double best_of(const Device &device, const std::array<OperationProbe, chain_coun
 
 double measure_bf16(const Device &device) {
 #if defined(__x86_64__)
-  if (device.isa().name.starts_with("avx512") && __builtin_cpu_supports("avx512bf16"))
+  if (device.isa().kernels == &avx512::kernels && __builtin_cpu_supports("avx512bf16"))
     return measure_operations(device, probe_bf16);
 #else
   static_cast<void>(device);

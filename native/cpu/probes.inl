@@ -68,12 +68,33 @@ double probe_dot(int64_t rounds) {
   return static_cast<double>(rounds) * chains * width * 4 * 2;
 }
 
+#if defined(MOE_TILES)
+// Four chains of sums, as many as the registers leave.
+double probe_tiles(int64_t rounds) {
+  Tiles tiles;
+  TileShapes shapes;
+  for (int t = 0; t < 8; ++t) shapes.set(t, tile_rows, tile_depth);
+  tiles.configure(shapes);
+  for (int64_t r = 0; r < rounds; ++r) {
+    tiles.multiply<0, 4, 6>();
+    tiles.multiply<1, 4, 7>();
+    tiles.multiply<2, 5, 6>();
+    tiles.multiply<3, 5, 7>();
+  }
+  return static_cast<double>(rounds) * 4 * tile_rows * (tile_depth / 4) * tile_depth * 2;
+}
+#endif
+
 }  // namespace
 
 const Probes probes{
     probe_read,
     {probe_multiply<8>, probe_multiply<10>, probe_multiply<12>},
+#if defined(MOE_TILES)
+    {probe_tiles, probe_tiles, probe_tiles},
+#else
     {probe_dot<8>, probe_dot<10>, probe_dot<12>},
+#endif
 };
 
 }  // namespace moe::cpu::MOE_ISA

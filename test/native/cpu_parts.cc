@@ -181,6 +181,31 @@ TEST_CASE("cpu parts: slots of their own sizes, and a row is bitwise the same al
   }
 }
 
+TEST_CASE("cpu parts: dual-grained rows longer than one int32 sum, and such a row is bitwise the same alone") {
+  const int64_t in = 66'000, out = 2, rows = 18;
+  const RandomParts weights({in, out, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr},
+                            {moe::dual_part(MOE_I4, MOE_F32, 128)}, 46);
+  const Array inputs = random_array(MOE_F32, {rows, in}, 47);
+  const auto graph_of = [&](const Array &values, int *y) {
+    Case graph;
+    const int x = graph.input(values), weight = graph.weight(weights.bank);
+    *y = graph.output(MOE_F32, {values.shape[0], out});
+    graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_INT8, MOE_F32}, {x, weight}, {*y});
+    return graph;
+  };
+  int y = 0;
+  const Case graph = graph_of(inputs, &y);
+  compare(graph, y, 5e-5);
+  Array last{MOE_F32, {1, in}, {inputs.bytes.end() - in * 4, inputs.bytes.end()}};
+  const Case alone = graph_of(last, &y);
+  for (const std::string &isa : instruction_sets()) {
+    CAPTURE(isa);
+    const auto all = run(moe_backend_cpu(), graph, options(isa).c_str())[static_cast<size_t>(y)].bytes;
+    const auto one = run(moe_backend_cpu(), alone, options(isa).c_str())[static_cast<size_t>(y)].bytes;
+    CHECK(std::equal(one.begin(), one.end(), all.end() - out * 4));
+  }
+}
+
 TEST_CASE("cpu parts: slots of a shared base run together, each with its own parts") {
   const int32_t base_of[] = {1, 0, 1, 1, 0, 2, 2};
   const moe_part i8 = integer_part(MOE_I8, 32);

@@ -74,6 +74,14 @@ MOE_INLINE void start_run(const int32_t *code_sums, Ints (&dots)[R][vectors]) {
   }
 }
 
+// at [width] += step · (scale · dots − offset · Σ codes of x)
+template <bool offsets>
+MOE_INLINE void add_scaled(float *at, Vec step, Vec scale, Vec offset, Ints dots, int32_t code_sum) {
+  Vec value = mul(scale, to_float(dots));
+  if constexpr (offsets) value = fnma(offset, to_float(broadcast_ints(code_sum)), value);
+  store(at, fma(step, value, load(at)));
+}
+
 // sums [R][32] += step · (scale · Σ code_w·code_x − offset · Σ code_x) of one run. A function of its own: inlined, GCC
 // takes the sums of all runs for registers that are not there, and spills the integer ones.
 template <int R, bool nibbles, bool offsets>
@@ -88,10 +96,7 @@ template <int R, bool nibbles, bool offsets>
     const Vec step = broadcast(steps[r]);
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
-      float *const at = sums + r * tile_outputs + v * width;
-      Vec value = mul(scale[v], to_float(dots[r][v]));
-      if constexpr (offsets) value = fnma(offset[v], to_float(broadcast_ints(code_sums[r])), value);
-      store(at, fma(step, value, load(at)));
+      add_scaled<offsets>(sums + r * tile_outputs + v * width, step, scale[v], offset[v], dots[r][v], code_sums[r]);
     }
   }
 }

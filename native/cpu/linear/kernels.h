@@ -12,7 +12,8 @@ namespace moe::cpu::linear {
 //   floats  f32 [padded][R]                     dense matrices in exact mode or of floats
 //   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
 //   base, kept
-//           codes [padded / 4][R][4], then step f32 [runs][R], then sum of codes i32 [runs][R]
+//           codes [padded / d][R][d], d = 4, or of least_tile_rows rows and more where there are tiles, their depth;
+//           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
 //   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`
 struct Forms {
@@ -48,8 +49,21 @@ inline constexpr int segment_rows = 96;
 inline constexpr int widened_inputs = 128;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 
+// Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx.inl) 64 inputs ×
+// 32 outputs take 52 cycles of tiles for one block, 16 a row on two units of dot products; but few rows wait for memory.
+inline constexpr int least_tile_rows = 8;
+
+// Inputs of a tile, up to `most`: as many as divide every run of the matrix, so that no tile is cut short.
+[[gnu::always_inline]] inline int64_t depth_of_tiles(const Matrix &matrix, int64_t most) {
+  const int64_t run = matrix.run(), last = matrix.padded - (matrix.runs() - 1) * run;
+  int64_t depth = most;
+  while (last % depth != 0 || (last != matrix.padded && run % depth != 0)) depth -= 8;
+  return depth;
+}
+
 struct Kernels {
-  int rows_exact, rows_int8;  // rows of a register block
+  // Rows of a register block: in f32, of codes, and of codes where a call has nothing but a dense part of integers.
+  int rows_exact, rows_int8, rows_dense_int8;
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);
   // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most segment_rows rows.
@@ -73,6 +87,12 @@ namespace avx2vnni {
 extern const linear::Kernels linear_kernels;
 }
 namespace avx512 {
+extern const linear::Kernels linear_kernels;
+}
+namespace amx {
+extern const linear::Kernels linear_kernels;
+}
+namespace amx_twin {
 extern const linear::Kernels linear_kernels;
 }
 namespace neon {

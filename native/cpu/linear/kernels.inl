@@ -15,6 +15,9 @@
 // Its own order: each part builds on those above.
 #include "linear/exact.inl"
 #include "linear/int8.inl"
+#if defined(MOE_TILES)
+#include "linear/amx.inl"
+#endif
 #include "linear/sparse.inl"
 // What the slots add.
 #include "linear/low_rank.inl"
@@ -74,6 +77,10 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
 
 }  // namespace
 
-const linear::Kernels linear_kernels{exact_rows, int8_rows, prepare, early, tiles};
+#if defined(MOE_TILES)
+const linear::Kernels linear_kernels{exact_rows, int8_rows, tile_rows, prepare, early, tiles};
+#else
+const linear::Kernels linear_kernels{exact_rows, int8_rows, int8_rows, prepare, early, tiles};
+#endif
 
 }  // namespace moe::cpu::MOE_ISA

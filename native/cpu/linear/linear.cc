@@ -224,7 +224,9 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   call.forms = sizes.forms;
   std::byte *const scratch = context.scratch;
   auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
-  const int height = call.int8 ? kernels.rows_int8 : kernels.rows_exact;
+  const Forms &forms = call.forms;
+  const bool dense = forms.floats < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
+  const int height = !call.int8 ? kernels.rows_exact : dense ? kernels.rows_dense_int8 : kernels.rows_int8;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;
 

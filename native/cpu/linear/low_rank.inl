@@ -18,7 +18,13 @@ void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_
 // One tile of a dense matrix, sums += its product with the rows that it reads.
 void dense_tile(const Call &call, const Matrix &matrix, int64_t index, int64_t codes_form, const RowBlock *blocks,
                 int32_t count, float *widened, float *sums) {
-  if (call.int8 && matrix.integer()) return int8_tile(matrix, index, codes_form, blocks, count, sums);
+  if (call.int8 && matrix.integer()) {
+#if defined(MOE_TILES)
+    return integer_tile(matrix, index, codes_form, blocks, count, widened, sums);
+#else
+    return int8_tile(matrix, index, codes_form, blocks, count, sums);
+#endif
+  }
   exact_tile(matrix, index, call.forms.floats, blocks, count, widened, sums);
 }
 

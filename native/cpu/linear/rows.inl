@@ -58,20 +58,37 @@ struct Runs {
   }
 };
 
-void quantize(const Runs &runs, int64_t padded, int rows, int row, std::byte *form) {
-  std::byte *const codes = form + row * 4;
+// Inputs of a row that lie together in the codes of a block: the four of a dot product's lane, or a row of a tile.
+MOE_INLINE int64_t code_depth([[maybe_unused]] const Matrix &matrix, [[maybe_unused]] int rows) {
+#if defined(MOE_TILES)
+  if (rows >= linear::least_tile_rows) return linear::depth_of_tiles(matrix, tile_depth);
+#endif
+  return 4;
+}
+
+void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::byte *form) {
+  const int64_t padded = matrix.padded, depth = code_depth(matrix, rows);
   float *const steps = reinterpret_cast<float *>(form + padded * rows);
   int32_t *const sums = reinterpret_cast<int32_t *>(steps + runs.count * rows);
   for (int64_t b = 0; b < runs.count; ++b) {
     const int64_t begin = b * runs.run, end = least(padded, begin + runs.run), stop = least(runs.in, end);
     const float step = runs.step(b);
+    std::byte *to = form + begin * rows + row * depth;
+    int64_t within = 0;
     Ints total = zero_ints();
     for (int64_t k = begin; k < end; k += width) {
       alignas(64) int8_t piece[width];
       const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
       store_bytes(piece, code);
-      for (int64_t i = 0; i < width && k + i < end; i += 4) __builtin_memcpy(codes + (k + i) * rows, piece + i, 4);
+      for (int64_t i = 0; i < width && k + i < end; i += 4) {
+        __builtin_memcpy(to + within, piece + i, 4);
+        within += 4;
+        if (within == depth) {
+          within = 0;
+          to += depth * rows;
+        }
+      }
     }
     steps[b * rows + row] = step;
     sums[b * rows + row] = sum(total);
@@ -115,10 +132,10 @@ void prepare(const Call &call, const RowBlock &block) {
       gather_row(x, slot.in, forms.stride, 1, reinterpret_cast<float *>(block.form(forms.rows)) + r * forms.stride);
     }
     if (forms.base >= 0) {
-      quantize(runs_of(call, x, slot.base), slot.base.padded, block.rows, r, block.form(forms.base));
+      quantize(runs_of(call, x, slot.base), slot.base, block.rows, r, block.form(forms.base));
     }
     if (forms.kept >= 0 && forms.kept != forms.base && slot.kept) {
-      quantize(runs_of(call, x, slot.kept), slot.kept.padded, block.rows, r, block.form(forms.kept));
+      quantize(runs_of(call, x, slot.kept), slot.kept, block.rows, r, block.form(forms.kept));
     }
     if (forms.sparse >= 0) {
       const int64_t group = slot.sparse.group;

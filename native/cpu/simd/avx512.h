@@ -6,7 +6,7 @@
 
 #define MOE_INLINE [[gnu::always_inline]] inline
 
-namespace moe::cpu::avx512 {
+namespace moe::cpu::MOE_ISA {
 
 inline constexpr int width = 16;  // floats of a Vec
 inline constexpr int registers = 32;
@@ -155,6 +155,6 @@ MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top
   return {_mm512_or_si512(a.v, b.v)};
 }
 
-}  // namespace moe::cpu::avx512
+}  // namespace moe::cpu::MOE_ISA
 
 #include "simd/math.inl"
