@@ -13,7 +13,7 @@ const npm = (args, options) => execFileSync(process.execPath, [npmCli, ...args],
 
 try {
   npm(['run', 'build:lib'], { cwd: root, stdio: 'inherit' });
-  npm(['run', 'prebuild'], { cwd: root, stdio: 'inherit' });
+  npm(['run', 'build:prebuild'], { cwd: root, stdio: 'inherit' });
   const [{ filename, size, unpackedSize, files }] = JSON.parse(
     npm(['pack', '--json', '--pack-destination', folder], { cwd: root }),
   );

@@ -7,7 +7,7 @@
  *   node tools/cuda/build.mjs [--architectures LIST] [--release] [--packages]
  *
  * LIST is CMake's CUDA_ARCHITECTURES, default 80;90a-real. --release builds what is shipped, in
- * build-cuda-release: every generation, the kernels compressed and without source lines. `npm run prebuild` takes that one.
+ * build-cuda-release: every generation, the kernels compressed and without source lines. `npm run build:prebuild` takes that one.
  * build-cuda/ptxas.txt afterwards holds what `ptxas -v` said about every kernel in the library: `npm run check:cuda` reads it.
  */
 import { spawn } from 'node:child_process';
