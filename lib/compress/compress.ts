@@ -229,11 +229,10 @@ async function decide(job: Job, shared: string | undefined): Promise<Json[][]> {
   const total = source.config.layers.length;
   const collect = () => collectStatistics(stream, (done) => report('calibrate', done, total));
   const statistics = shared ? await sharedStatistics(shared, job, collect) : await collect();
-  const recover = recipe.recover !== 'none';
   const decisions: Json[][] = [];
   let grouping: Grouping[] | undefined;
   for (const step of recipe.steps) {
-    const planned = await makeStep(step).plan?.({ source, recipe, statistics, stream, recover, grouping, report });
+    const planned = await makeStep(step).plan?.({ source, recipe, statistics, stream, grouping, report });
     decisions.push(planned ? [...planned] : []);
     if (step.step === 'group') grouping = planned as Grouping[];
   }

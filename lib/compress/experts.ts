@@ -185,12 +185,3 @@ export function layerOf(slots: readonly Expert[], kind: ExpertKind, form: Stored
     forms: { up: forms, down: forms },
   };
 }
-
-/** Original experts of each slot, ascending. */
-export function membersOf({ slots, groupOf }: Pick<ExpertLayer, 'slots' | 'groupOf'>): number[][] {
-  const members = slots.map((): number[] => []);
-  groupOf.forEach((slot, expert) => {
-    members[slot]?.push(expert);
-  });
-  return members;
-}

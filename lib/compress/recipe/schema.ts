@@ -168,7 +168,7 @@ export const recipeSchema = z.strictObject({
   recover: z
     .enum(['least-squares', 'none'])
     .default('least-squares')
-    .describe('least-squares: what a step breaks is refitted in closed form; none: the published form'),
+    .describe('least-squares: what a step breaks is refitted by least squares; none: the published form'),
   refit: z
     .array(z.enum(['gate-up', 'router']))
     .default(['gate-up'])

@@ -15,8 +15,6 @@ export interface PlanContext {
   readonly statistics: readonly LayerStatistics[];
   /** The original model over the calibration windows, from `embed` on. */
   readonly stream: LayerStream;
-  /** Whether what the steps break is refitted. */
-  readonly recover: boolean;
   /** What the last `group` step before decided, for each MoE layer. */
   readonly grouping: readonly Grouping[] | undefined;
   /** Says how far a plan is, and throws where the run was aborted. */

@@ -4,11 +4,9 @@
 //
 // Bound: few rows read every weight byte once (memory); many rows do 2 · rows · in · 32 operations a tile
 // (multipliers).
-// Reached: `node-moe bench dense`, int4 in groups of 128, 4096 → 14336, two Zen 5 cores with AVX-512, 2026-11-28, medians
-// of whole calls: 1 row 0.85 ms (67 % of a read limit of 53 GB/s that day), 8 rows 1.36 ms, 64 rows 4.78 ms (74 % of
-// 2128 GOP/s), 512 rows 42.7 ms (66 %). Short of 85 and 70 %: a call copies x and y as well. `tiles` alone, one core beside
-// other work, medians of 80 runs, 512 rows: 939 GOP/s (int8), 929 (int4), 878 (dual), 808 and 574 (groups of 128 and 32,
-// whose ends cost what is missing) of 1035.
+// Reached: `node-moe bench dense --rounds 9`, 4096 → 14336, two Zen 5 cores with AVX-512, 2026-11-28, medians of whole calls:
+// 1 row 63 (int4) to 89 % (f32) of a read limit of 55 GB/s, int4 in groups of 128 78 %; 512 rows 54 (int4 with offsets) to
+// 83 % (int8) of the peak, int4 in groups of 128 78 % (docs/performance.md).
 #include "linear/kernels.h"
 #include "linear/rows.inl"
 #include "linear/widen.inl"
