@@ -193,12 +193,18 @@ function handedOn(title: string, tokens: number, down: WeightFormat): Subject {
 }
 
 /** Low-rank factors alone or over a base, kept rows, an n:m part. */
-function parts(title: string, tokens: number, spec: Partial<WeightSpec>, values: (kit: Kit) => WeightValues): Subject {
+function parts(
+  title: string,
+  tokens: number,
+  spec: Partial<WeightSpec>,
+  values: (kit: Kit) => WeightValues,
+  mode: 'exact' | 'int8' = 'exact',
+): Subject {
   return {
     title: `linear ${title}`,
     async build(kit) {
       const weight = await Weight.from(kit.device, { in: 256, out: 256, ...spec }, values(kit));
-      kit.output('y', kit.graph.linear(kit.floats('x', [tokens, 256]), weight, { mode: 'exact' }));
+      kit.output('y', kit.graph.linear(kit.floats('x', [tokens, 256]), weight, { mode }));
     },
   };
 }
@@ -316,15 +322,21 @@ export const subjects: readonly Subject[] = [
         rows: { values: kit.random(26 * 256), index: upTo(26) },
       }),
     ),
-    parts(
-      `int4:128 + rank 32 + 2:4 int4:128, ${tokens} tokens`,
-      tokens,
-      { format: int4, lowRank: { rank: 32 }, sparse: { n: 2, m: 4, format: int4 } },
-      (kit) => ({
-        base: kit.random(256 * 256),
-        lowRank: { a: kit.random(32 * 256), b: kit.random(256 * 32) },
-        sparse: { values: kit.random(256 * 128), index: Uint8Array.from({ length: 256 * 128 }, (_, i) => (i % 2) * 2) },
-      }),
+    ...(['exact', 'int8'] as const).map((mode) =>
+      parts(
+        `int4:128 + rank 32 + 2:4 int4:128${mode === 'int8' ? ' int8' : ''}, ${tokens} tokens`,
+        tokens,
+        { format: int4, lowRank: { rank: 32 }, sparse: { n: 2, m: 4, format: int4 } },
+        (kit) => ({
+          base: kit.random(256 * 256),
+          lowRank: { a: kit.random(32 * 256), b: kit.random(256 * 32) },
+          sparse: {
+            values: kit.random(256 * 128),
+            index: Uint8Array.from({ length: 256 * 128 }, (_, i) => (i % 2) * 2),
+          },
+        }),
+        mode,
+      ),
     ),
     parts(`2:4 int4:128, ${tokens} tokens`, tokens, { sparse: { n: 2, m: 4, format: int4 } }, (kit) => ({
       sparse: { values: kit.random(256 * 128), index: Uint8Array.from({ length: 256 * 128 }, (_, i) => (i % 2) * 2) },

@@ -35,17 +35,15 @@ void launch_decode_sparse(const LinearArguments &linear, const SparsePart &spars
                           Launcher &launcher) {
   constexpr int block_rows = 8 * joined_blocks;
   for_tile_form(linear, [&](auto form, auto store) {
-    if constexpr (form.value != RowForm::int8) {
-      DecodeSparseArguments a{plan_decode(linear, joined_blocks, launcher.device()), sparse, 0};
-      plan_windows<HalfOperand<form.value, MOE_I8>>(a.sparse, block_rows, linear.row_capacity,
-                                                    decode_warps / a.decode.panel_warps);
-      a.buffer_bytes =
-          std::max(a.decode.buffers * a.decode.buffer_bytes, sparse_shared_bytes(a.sparse, block_rows, decode_warps));
-      const Grid grid = decode_grid(a.decode, joined_blocks, a.buffer_bytes);
-      Work work = decode_work("decode_sparse", linear, plan, grid.blocks);
-      work.bytes += sparse_row_bytes(sparse, linear.row_capacity) * grid.blocks.x;
-      launcher.run(work, decode_sparse_kernel<form.value, store.value>, grid, a);
-    }
+    DecodeSparseArguments a{plan_decode(linear, joined_blocks, launcher.device()), sparse, 0};
+    plan_windows<HalfOperand<form.value, MOE_I8>>(a.sparse, block_rows, linear.row_capacity,
+                                                  decode_warps / a.decode.panel_warps);
+    a.buffer_bytes =
+        std::max(a.decode.buffers * a.decode.buffer_bytes, sparse_shared_bytes(a.sparse, block_rows, decode_warps));
+    const Grid grid = decode_grid(a.decode, joined_blocks, a.buffer_bytes);
+    Work work = decode_work("decode_sparse", linear, plan, grid.blocks);
+    work.bytes += sparse_row_bytes(sparse, linear.row_capacity) * grid.blocks.x;
+    launcher.run(work, decode_sparse_kernel<form.value, store.value>, grid, a);
   });
 }
 

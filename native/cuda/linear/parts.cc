@@ -37,9 +37,7 @@ void launch_sparse(const SparseArguments &arguments, const LinearPlan &plan, Lau
 }
 
 bool can_join(const LinearArguments &arguments, const SparsePart &sparse) {
-  // Not the int8 form: the compiler of nvcc 13 takes RowWindow::step in decode_sparse_kernel for unreachable, by the
-  // assumption of ptx::load_shared, and so leaves the products out; and tiles_sparse has no kernel of it.
-  return sparse.weight.half() && sparse.weight.store != MOE_F32 && sparse.segment.rows.form != RowForm::int8 &&
+  return sparse.weight.half() && sparse.weight.store != MOE_F32 &&
          sparse.segment.rows.form == arguments.segment[0].rows.form && for_tile_form(arguments, [](auto, auto) {});
 }
 

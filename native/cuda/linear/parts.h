@@ -4,7 +4,7 @@
 //   shrink    t = x·Aᵀ and k = x·(kept rows)ᵀ, f32 in scratch
 //   sum       y = activation(Base·x + B·t + S·x + kept + bias) + residual, one launch: of the base, else of S, else of
 //             B. What is beside a base or S is summed in the same registers. Only an S beside a base that it cannot join
-//             (n:m but 2:4, of f32, in int8, or reading x in another form) is a launch of its own, whose sums are handed on in f32.
+//             (n:m but 2:4, of f32, or reading x in another form) is a launch of its own, whose sums are handed on in f32.
 #pragma once
 #include <variant>
 #include <vector>

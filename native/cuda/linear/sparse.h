@@ -87,7 +87,7 @@ void launch_decode_sparse(const LinearArguments &arguments, const SparsePart &sp
 // False where the device has too little shared memory for a tile.
 bool launch_tiles_sparse(const LinearArguments &arguments, const SparsePart &sparse, const LinearPlan &plan,
                          Launcher &launcher);
-// Whether there is such a kernel: rows of one form of floats for both, and no S of f32.
+// Whether there is such a kernel: rows of one form for both, and no S of f32.
 bool can_join(const LinearArguments &arguments, const SparsePart &sparse);
 
 }  // namespace moe::cuda

@@ -165,12 +165,14 @@ class HalfOperand {
   int units_ = 0, own_units_ = 0, groups_ = 0;
 };
 
-// Calls `use` with an operand of this store, in a form of floats; S of f32 is not among them (can_join).
+// Calls `use` with an operand of this store, which the form has; S of f32 is not among them (can_join).
 template <RowForm form, class Use>
 __device__ __forceinline__ void for_half_store(int32_t store, const Use &use) {
   if (store == MOE_I4) return use(HalfOperand<form, MOE_I4>());
   if (store == MOE_I8) return use(HalfOperand<form, MOE_I8>());
-  if (store == MOE_F16) return use(HalfOperand<form, MOE_F16>());
+  if constexpr (form != RowForm::int8) {
+    if (store == MOE_F16) return use(HalfOperand<form, MOE_F16>());
+  }
   if constexpr (form == RowForm::bf16) use(HalfOperand<form, MOE_BF16>());
 }
 

@@ -36,23 +36,21 @@ bool launch_tiles_sparse(const LinearArguments &linear, const SparsePart &sparse
                          Launcher &launcher) {
   bool fits = true;
   for_tile_form(linear, [&](auto form, auto store) {
-    if constexpr (form.value != RowForm::int8) {
-      using Shape = TileShape<form.value, store.value, joined_tokens>;
-      constexpr int stages = mma_stages<store.value>;
-      TilesSparseArguments a{linear, sparse};
-      plan_windows<HalfOperand<form.value, MOE_I8>>(a.sparse, joined_tokens, linear.row_capacity, 1);
-      const int area = std::max(stages * Shape::stage_bytes(most_planes(linear)), int{Shape::sum_bytes});
-      const int more = std::max(sparse_shared_bytes(a.sparse, joined_tokens, mma_warps) - area, 0);
-      const size_t shared = Shape::shared_bytes(stages, most_planes(linear)) + static_cast<size_t>(more);
-      fits = shared <= launcher.device().shared_bytes();
-      if (!fits) return;
-      const Grid grid{
-          dim3(static_cast<unsigned>(most_row_blocks(linear, joined_tokens)), blocks_for(linear.panels, tile_panels)),
-          mma_threads, shared};
-      Work work = tile_work("tiles_sparse", linear, plan, joined_tokens, tile_panels);
-      work.bytes += sparse_row_bytes(sparse, linear.row_capacity) * grid.blocks.y;
-      launcher.run(work, tiles_sparse_kernel<form.value, store.value>, grid, a);
-    }
+    using Shape = TileShape<form.value, store.value, joined_tokens>;
+    constexpr int stages = mma_stages<store.value>;
+    TilesSparseArguments a{linear, sparse};
+    plan_windows<HalfOperand<form.value, MOE_I8>>(a.sparse, joined_tokens, linear.row_capacity, 1);
+    const int area = std::max(stages * Shape::stage_bytes(most_planes(linear)), int{Shape::sum_bytes});
+    const int more = std::max(sparse_shared_bytes(a.sparse, joined_tokens, mma_warps) - area, 0);
+    const size_t shared = Shape::shared_bytes(stages, most_planes(linear)) + static_cast<size_t>(more);
+    fits = shared <= launcher.device().shared_bytes();
+    if (!fits) return;
+    const Grid grid{
+        dim3(static_cast<unsigned>(most_row_blocks(linear, joined_tokens)), blocks_for(linear.panels, tile_panels)),
+        mma_threads, shared};
+    Work work = tile_work("tiles_sparse", linear, plan, joined_tokens, tile_panels);
+    work.bytes += sparse_row_bytes(sparse, linear.row_capacity) * grid.blocks.y;
+    launcher.run(work, tiles_sparse_kernel<form.value, store.value>, grid, a);
   });
   return fits;
 }
