@@ -8,6 +8,7 @@ import { linear } from './cases/linear.ts';
 import { parts } from './cases/parts.ts';
 import { routers } from './cases/router.ts';
 import { route } from './cases/routing.ts';
+import { given } from './cases/routing-given.ts';
 import { accumulate, score } from './cases/statistics.ts';
 import { tiles } from './cases/tiles.ts';
 import type { Case } from './kit.ts';
@@ -34,7 +35,7 @@ export const cases: Readonly<Record<Operation, readonly Case[]>> = {
   rotate,
   attention,
   map,
-  route: [...route, ...routers],
+  route: [...route, ...given, ...routers],
   combine: [...combine, ...experts],
   convolve,
   take,

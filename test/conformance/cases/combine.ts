@@ -1,7 +1,8 @@
 /** combine. */
 import type { Dtype } from '../../../lib/index.ts';
 import { type Case, fromDtype, type Kit, type Live } from '../kit.ts';
-import { merged, someNone } from './routing.ts';
+import { merged } from './routing.ts';
+import { someNone } from './routing-given.ts';
 
 interface Sum {
   tokens: number;

@@ -1,4 +1,4 @@
-/** route. */
+/** route by scores. */
 import type { Dtype, RouteOptions, Routing } from '../../../lib/index.ts';
 import type { BoundName } from '../compare.ts';
 import { type Case, type Kit, rowsBelow } from '../kit.ts';
@@ -39,31 +39,8 @@ function choose(title: string, options: Choose): Case {
   };
 }
 
-interface Given extends RouteOptions {
-  tokens: number;
-  choices: (k: Kit) => Int32Array;
-  gated?: Dtype;
-  withLogits?: boolean;
-}
-
-function given(title: string, options: Given): Case {
-  const { tokens, choices, gated, withLogits, ...attributes } = options;
-  const { experts, topK } = options;
-  return {
-    title,
-    bound: 'transcendental',
-    build(k) {
-      const ids = k.input('chosen', 'i32', ['tokens', topK], choices(k));
-      const gates = gated ? k.input('given', gated, ['tokens', topK], k.normal(tokens * topK)) : undefined;
-      const logits = withLogits ? k.input('logits', 'f32', ['tokens', experts], k.normal(tokens * experts)) : undefined;
-      outputs(k, k.g.route(logits, { ...attributes, ids, gates }));
-    },
-  };
-}
-
 export const merged = (experts: number, slots: number): Int32Array =>
   Int32Array.from({ length: experts }, (_, e) => (e * 7) % slots);
-export const someNone = (k: Kit): Int32Array => k.ints(33 * 3, -1, 9);
 /** [tokens, experts] of eight values, every fifth row all below zero. */
 const tied = (tokens: number, experts: number) => (k: Kit) =>
   Float32Array.from(k.ints(tokens * experts, -4, 4), (value, i) =>
@@ -288,6 +265,7 @@ export const route: readonly Case[] = [
     scale: 2.5,
   }),
   choose('one hot expert, 300 tokens', { experts: 16, topK: 2, tokens: [300, 300], logits: hot(16) }),
+  choose('more choices than blocks keep, 6000 tokens', { experts: 7, topK: 7, tokens: [6000, 5], capacity: 4000 }),
   choose('one hot expert, a capacity', { experts: 16, topK: 2, tokens: [300, 20], logits: hot(16), capacity: 131 }),
   choose('merged, coalesced, 200 tokens', { experts: 60, topK: 8, tokens: [200, 90], groupOf: merged(60, 9) }),
   choose('merged, rows apart, 200 tokens', {
@@ -344,74 +322,6 @@ export const route: readonly Case[] = [
       logits: close(60),
     }),
   ]),
-  given('given ids that repeat in a token, 100 tokens', {
-    experts: 5,
-    topK: 40,
-    tokens: 100,
-    choices: (k) => k.ints(100 * 40, -1, 6),
-    gated: 'f32',
-    capacity: 300,
-  }),
-  given('given ids that repeat in a token, merged, coalesced', {
-    experts: 5,
-    topK: 40,
-    tokens: 100,
-    choices: (k) => k.ints(100 * 40, -1, 6),
-    gated: 'f32',
-    groupOf: merged(5, 3),
-  }),
-  given('given ids and gates, some none, one out of range', {
-    experts: 8,
-    topK: 3,
-    tokens: 33,
-    choices: someNone,
-    gated: 'f32',
-  }),
-  given('given ids, bf16 gates, renormalized and scaled', {
-    experts: 9,
-    topK: 3,
-    tokens: 33,
-    choices: someNone,
-    gated: 'bf16',
-    renormalize: true,
-    scale: 0.5,
-  }),
-  given('given ids, gates from the logits', { experts: 9, topK: 3, tokens: 33, choices: someNone, withLogits: true }),
-  given('given ids, sigmoid gates from the logits, renormalized', {
-    experts: 9,
-    topK: 3,
-    tokens: 33,
-    choices: someNone,
-    withLogits: true,
-    score: 'sigmoid',
-    renormalize: true,
-  }),
-  given('given ids, merged, coalesced', {
-    experts: 9,
-    topK: 3,
-    tokens: 33,
-    choices: someNone,
-    gated: 'f32',
-    groupOf: merged(9, 2),
-  }),
-  given('given ids, capacity 2', { experts: 9, topK: 3, tokens: 33, choices: someNone, gated: 'f32', capacity: 2 }),
-  given('given ids, gates from the logits, merged, coalesced, capacity 3', {
-    experts: 9,
-    topK: 3,
-    tokens: 33,
-    choices: someNone,
-    withLogits: true,
-    renormalize: true,
-    groupOf: merged(9, 2),
-    capacity: 3,
-  }),
-  given('given ids, all none', {
-    experts: 9,
-    topK: 3,
-    tokens: 4,
-    choices: () => new Int32Array(12).fill(-1),
-    gated: 'f32',
-  }),
   {
     title: 'regrouped from experts to slots',
     bound: 'transcendental',
