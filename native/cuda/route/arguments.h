@@ -11,12 +11,15 @@ struct RouteArguments {
   // Scratch, present where the node needs it.
   Place counts;                // i32 [blocks, buckets]: choices of each block, then of those before it
   Place totals;                // i32 [buckets]
+  Place given_rows;            // u64 [blocks, most rows of a block]: bucket and token of the block; gate (exchange.h)
+  Place starts;                // i32 [blocks, buckets + 1]: where buckets begin among the rows of each block
   Place keys;                  // u32 [E, largest T]: each expert's ranking of the tokens, where experts choose
   Place last;                  // u64 [E]: the last token that each expert takes
   Place kept_ids, kept_gates;  // [T, K]: the outputs or scratch, where they are not staged
   Place rows;                  // u32 [warps, words a row]: candidates of a token, where registers do not hold them
   int64_t largest_tokens;
   int32_t staged_tokens;  // of a warp, whose ids and gates stay in shared memory; 0: they are in global memory
+  int32_t members;        // blocks that exchange rows
   moe_route route;
 
   __device__ __forceinline__ bool chosen() const { return given_ids.present(); }

@@ -10,9 +10,10 @@ namespace moe::cuda {
 
 struct Tally {
   SharedArray<int> next;     // [warps, buckets]
-  SharedArray<int> start;    // [buckets + 1]
-  SharedArray<int> local;    // [buckets + 1]: where each bucket begins among the rows of this block; in a whole grid
+  SharedArray<int> start;    // [buckets + 1]: where the choices of this block begin
+  SharedArray<int> base;     // [buckets + 1]: where those of all blocks begin; in a whole grid
   SharedArray<int> partial;  // [32]
+  int stride;  // of a block's counts in scratch, the same in every pass: no block writes what another reads yet
 };
 
 // The choices of the same bucket among some of a token.
@@ -145,18 +146,18 @@ __device__ __forceinline__ int sum_warps(const Tally &tally, int buckets, int bu
 // As sum_warps over the blocks, by a warp for 8 buckets from `bucket` on: a sector of each of 4 blocks at a time. Lane
 // 8·r + i sums neighbouring blocks for bucket i, and returns its sum over all blocks.
 inline constexpr int buckets_together = 8;
-__device__ __forceinline__ int sum_blocks(int *counts, int blocks, int buckets, int bucket) {
+__device__ __forceinline__ int sum_blocks(int *counts, int blocks, int stride, int buckets, int bucket) {
   constexpr int most = 8, runs = 32 / buckets_together;
   const int lane = lane_of_thread(), own = bucket + lane % buckets_together, run = lane / buckets_together;
   int before = 0;
   for (int first = 0; first < blocks; first += runs * most) {
     const int each = min(most, (blocks - first + runs - 1) / runs), begin = first + run * each;
-    int *const from = counts + static_cast<int64_t>(begin) * buckets + own;
+    int *const from = counts + static_cast<int64_t>(begin) * stride + own;
     const int there = own < buckets ? min(each, blocks - begin) : 0;
     int count[most], sum = 0;
 #pragma unroll
     for (int i = 0; i < most; ++i) {
-      count[i] = i < there ? ptx::load(from + static_cast<int64_t>(i) * buckets) : 0;
+      count[i] = i < there ? ptx::load(from + static_cast<int64_t>(i) * stride) : 0;
       sum += count[i];
     }
     int place = before;
@@ -168,7 +169,7 @@ __device__ __forceinline__ int sum_blocks(int *counts, int blocks, int buckets, 
     }
 #pragma unroll
     for (int i = 0; i < most; ++i) {
-      if (i < there) ptx::store(from + static_cast<int64_t>(i) * buckets, place);
+      if (i < there) ptx::store(from + static_cast<int64_t>(i) * stride, place);
       place += count[i];
     }
   }
@@ -196,80 +197,74 @@ __device__ __forceinline__ void sum_buckets(const Tally &tally, const SharedArra
   __syncthreads();
 }
 
-// The rows of a block in their order, so that neighbours are stored together: one block has them all, and in a whole grid
-// each bucket has a run of them.
-template <bool whole_grid>
+// The rows of the one block in their order, so that neighbours are stored together.
 struct SortedRows {
-  SharedArray<int32_t> token, row;
+  SharedArray<int32_t> token;
   SharedArray<float> gate;
 
-  __device__ __forceinline__ SortedRows(SharedCutter &shared, int most) {
+  __device__ __forceinline__ SortedRows(const Team<false> &team, const RouteArguments &a, int64_t, int,
+                                        SharedCutter &shared) {
+    const int most = team.block_warps() * a.staged_tokens * a.route.top_k;
     token = shared.take<int32_t>(most);
     gate = shared.take<float>(most);
-    if constexpr (whole_grid) row = shared.take<int32_t>(most);
   }
-  __device__ __forceinline__ void set(const Tally &tally, int bucket, int own_row, int32_t own_token,
-                                      float own_gate) const {
-    int place = own_row;
-    if constexpr (whole_grid) {
-      place += tally.local[bucket] - tally.start[bucket];
-      ptx::store_shared(&row[place], own_row);
-    }
-    ptx::store_shared(&token[place], own_token);
+  __device__ __forceinline__ void set(int place, int, int64_t own_token, float own_gate) const {
+    ptx::store_shared(&token[place], static_cast<int32_t>(own_token));
     ptx::store_shared(&gate[place], own_gate);
   }
   // By all threads; either may be null.
   __device__ __forceinline__ void store(int count, int32_t *token_of, float *gate_of) const {
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-      int to = i;
-      if constexpr (whole_grid) to = ptx::load_shared(&row[i]);
-      if (token_of != nullptr) ptx::store(token_of + to, ptx::load_shared(&token[i]));
-      if (gate_of != nullptr) ptx::store(gate_of + to, ptx::load_shared(&gate[i]));
+      if (token_of != nullptr) ptx::store(token_of + i, ptx::load_shared(&token[i]));
+      if (gate_of != nullptr) ptx::store(gate_of + i, ptx::load_shared(&gate[i]));
     }
   }
 };
 
-// From counts of each warp to what was counted before it, in its own block (next) and in the blocks before (start).
-// contiguous: buckets follow one another, and `start` also holds where each begins; then block 0 has the plain beginnings.
+// From counts of each warp to those of the warps before it in the block (next). start: 0, or, where buckets follow one
+// another, where each begins among the choices of the block.
 template <bool whole_grid>
-__device__ __forceinline__ void sum_tally(const Team<whole_grid> &team, const RouteArguments &a, const Tally &tally,
+__device__ __forceinline__ void sum_block(const Team<whole_grid> &team, const RouteArguments &a, const Tally &tally,
                                           int buckets, bool contiguous) {
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), lane = lane_of_thread();
-  int *const counts = at<int>(team.frame, a.counts), *const totals = at<int>(team.frame, a.totals);
-  int *const own = counts + static_cast<int64_t>(team.block()) * buckets;
-  int ahead = 0;  // own count of bucket `thread`, asked for before the sums over the buckets
+  int *const counts = at<int>(team.frame, a.counts);
   __syncthreads();
-  for (int b = thread; b < buckets; b += threads) {
+  for (int b = static_cast<int>(threadIdx.x); b < buckets; b += static_cast<int>(blockDim.x)) {
     const int sum = sum_warps(tally, buckets, b);
-    if constexpr (whole_grid) {
-      ptx::store(own + b, sum);
-      if (contiguous) tally.local[b] = sum;
-    } else {
-      tally.start[b] = contiguous ? sum : 0;
-    }
-  }
-  if constexpr (whole_grid) {
-    team.meet();
-    for (int b = buckets_together * team.warp(); b < buckets; b += buckets_together * team.warps()) {
-      const int total = sum_blocks(counts, team.blocks(), buckets, b);
-      if (lane < min(buckets_together, buckets - b)) ptx::store(totals + b + lane, total);
-    }
-    team.meet();
-    for (int b = thread; b < buckets; b += threads) tally.start[b] = contiguous ? ptx::load(totals + b) : 0;
-    if (thread < buckets && team.block() > 0) ahead = ptx::load(own + thread);
+    tally.start[b] = contiguous ? sum : 0;
+    if constexpr (whole_grid) ptx::store(counts + static_cast<int64_t>(team.block()) * tally.stride + b, sum);
   }
   __syncthreads();
-  if (contiguous) {
-    sum_buckets(tally, tally.start, buckets);
-    if constexpr (whole_grid) sum_buckets(tally, tally.local, buckets);
+  if (contiguous) sum_buckets(tally, tally.start, buckets);
+}
+
+// From the counts of each block to those of the blocks before it, in scratch. base: where each bucket begins among the
+// choices of all blocks; start: what is to be added to base and a place of this block's own, which is the rows of the blocks
+// before less what start was. Meanwhile(): by all threads when what each block has stored can be read; look_up(): when the
+// sums can be.
+template <typename Meanwhile, typename LookUp>
+__device__ __forceinline__ void sum_grid(const Team<true> &team, const RouteArguments &a, const Tally &tally,
+                                         int buckets, const Meanwhile &meanwhile, const LookUp &look_up) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  int *const counts = at<int>(team.frame, a.counts), *const totals = at<int>(team.frame, a.totals);
+  const int *const own = counts + static_cast<int64_t>(team.block()) * tally.stride;
+  team.meet();
+  // One warp of each block before a second of any.
+  for (int b = buckets_together * (warp_of_thread() * team.blocks() + team.block()); b < buckets;
+       b += buckets_together * team.warps()) {
+    const int total = sum_blocks(counts, team.blocks(), tally.stride, buckets, b);
+    if (lane_of_thread() < min(buckets_together, buckets - b)) ptx::store(totals + b + lane_of_thread(), total);
   }
-  if constexpr (whole_grid) {
-    if (team.block() > 0) {
-      for (int b = thread; b < buckets; b += threads) tally.start[b] += b == thread ? ahead : ptx::load(own + b);
-    }
-    __syncthreads();
+  meanwhile();
+  team.meet();
+  for (int b = thread; b < buckets; b += threads) {
+    const int total = ptx::load(totals + b), before = ptx::load(own + b);
+    tally.base[b] = total;
+    tally.start[b] = before - tally.start[b];
   }
+  look_up();
+  __syncthreads();
+  sum_buckets(tally, tally.base, buckets);
 }
 
 }  // namespace moe::cuda

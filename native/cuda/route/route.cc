@@ -4,16 +4,19 @@
 #include "host/device.h"
 #include "linear/bank.h"
 #include "linear/parts.h"
+#include "moe/checked.h"
 #include "moe/dtype.h"
 #include "route/arguments.h"
+#include "route/exchange.h"
 #include "route/router.h"
 
 namespace moe::cuda {
 namespace {
 
 constexpr int64_t small_tokens = 64, word = 4;
-constexpr int64_t staged_bytes = 16 << 10;  // of shared memory at most for ids and gates between the phases
-constexpr int32_t most_runs = 32;           // a lane a run of experts
+constexpr int64_t usual_choices = 2048;  // of a block, which shared memory has room for beside the counts of its warps
+constexpr int64_t least_share = 4;       // buckets
+constexpr int32_t most_runs = 32;        // a lane a run of experts
 
 // Everything at the largest sizes. Places in scratch have offsets from its start.
 struct Plan {
@@ -41,11 +44,13 @@ void plan_block(const Device &device, int64_t tokens, int64_t buckets, Plan &pla
   const int64_t most_warps = plan.fused ? router_warps : route_threads(plan.candidates) / 32;
   const int64_t maps = !a.group_of.present() ? 0 : a.coalesces() ? 1 : 2;
   // 32: partial sums; 16 bytes for the alignment of each array.
-  const int64_t fixed = word * ((plan.small ? 1 : 2) * (buckets + 1) + 32 + maps * a.route.experts) + 11 * 16;
-  // Ids and gates in the order of the choices, and tokens, gates and (of many blocks) rows in that of the rows.
-  const int64_t choice_words = plan.small ? 4 : 5, most_choices = staged_bytes / (2 * word);
+  const int64_t exchanged = plan.small ? 0 : exchange_words(a.buckets());
+  const int64_t fixed =
+      word * ((plan.small ? 1 : 2) * (buckets + 1) + 32 + maps * a.route.experts + exchanged) + 14 * 16;
+  // Ids, gates and (of many blocks) places in the order of the choices; tokens, gates and (likewise) buckets in that of the rows.
+  const int64_t choice_words = plan.small ? 4 : 6;
   const int64_t fit =
-      (static_cast<int64_t>(device.shared_bytes()) - choice_words * word * most_choices - fixed) / (word * buckets);
+      (static_cast<int64_t>(device.shared_bytes()) - choice_words * word * usual_choices - fixed) / (word * buckets);
   if (fit < 1)
     throw Error(
         MOE_UNSUPPORTED, "route.experts",
@@ -59,11 +64,24 @@ void plan_block(const Device &device, int64_t tokens, int64_t buckets, Plan &pla
   warps = std::min({warps, fit, most_warps});
   if (!plan.small) blocks = experts_choose ? multiprocessors : std::min(multiprocessors, (tokens + warps - 1) / warps);
   const int64_t each = std::max<int64_t>(1, (tokens + warps * blocks - 1) / (warps * blocks));
-  const int64_t choices = each * a.route.top_k * warps;
-  const bool staged = choices <= most_choices;
-  if (staged) a.staged_tokens = static_cast<int32_t>(each);
-  plan.grid = {dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(32 * warps),
-               static_cast<size_t>(fixed + word * (buckets * warps + (staged ? choice_words * choices : 0))),
+  // A half of them in the order of the choices, a half in that of the rows.
+  const int64_t choice_bytes = word * choice_words * each * a.route.top_k * warps, member_bytes = choice_bytes / 2;
+  int64_t bytes = fixed + word * buckets * warps;
+  // Where the product of the router is fused it has a share of its own (plan_product).
+  const int64_t room =
+      plan.fused ? word * choice_words * usual_choices : static_cast<int64_t>(device.shared_bytes()) - bytes;
+  const int64_t left = room - choice_bytes;
+  a.members = 1;
+  if (left >= 0) {
+    a.staged_tokens = static_cast<int32_t>(each);
+    bytes += choice_bytes;
+    // Runs are longer with each member, but a share of a bucket or two is read in parts of sectors.
+    const int64_t most = plan.small ? 1 : std::min({most_members, blocks, int64_t{a.buckets()} / least_share});
+    const int64_t members = std::clamp<int64_t>(1 + left / member_bytes, 1, std::max<int64_t>(1, most));
+    a.members = static_cast<int32_t>(members);
+    bytes += (members - 1) * member_bytes;
+  }
+  plan.grid = {dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(32 * warps), static_cast<size_t>(bytes),
                !plan.small};
 }
 
@@ -126,6 +144,10 @@ Plan make_plan(const Device &device, const Node &node) {
   if (!plan.small) {
     a.counts = plan.cut(node, checked_multiply(buckets, blocks, "route"), word);
     a.totals = plan.cut(node, buckets, word);
+    if (a.staged_tokens > 0) {
+      a.given_rows = plan.cut(node, blocks * a.staged_tokens * (plan.grid.threads / 32) * top_k, 2 * word);
+      a.starts = plan.cut(node, checked_multiply(a.buckets() + 1, blocks, "route"), word);
+    }
   }
   if (experts_choose) {
     a.keys = plan.cut(node, scores, word);
@@ -145,9 +167,15 @@ Plan make_plan(const Device &device, const Node &node) {
   const int64_t given = node.input[3] ? word * choices : 0;
   const int64_t gates = node.input[4] ? dtype_bytes(node.input[4].dtype, choices) : 0;
   const int64_t counted = plan.small ? 0 : word * buckets * 5 * blocks * (drops ? 2 : 1);
+  // Rows given and taken, and where they begin: of each member, and in all.
+  const int64_t exchanged = plan.small || a.staged_tokens == 0
+                                ? 0
+                                : word * (4 * choices + blocks * (2 * (a.buckets() + 1) + a.members) +
+                                          ceil_divide(blocks, a.members) * a.buckets());
   const int64_t rows = plan.candidates == 0 ? 4 * word * tokens * experts : 0;
   plan.work = {plan.small ? "route_small" : "route_large",
-               logit_bytes + given + gates + word * (words + a.route.slots + 1) + counted + rows + 36 * word * scores,
+               logit_bytes + given + gates + word * (words + a.route.slots + 1) + counted + exchanged + rows +
+                   36 * word * scores,
                tokens * experts * 8};
   if (plan.fused) plan_product(device, node, plan);
   return plan;

@@ -1,6 +1,9 @@
 // The whole of `route` in one launch, by one block or by all: choose, gates, drop, sort.
 #pragma once
+#include <type_traits>
+
 #include "route/choose.h"
+#include "route/exchange.h"
 #include "route/place.h"
 #include "route/take_tokens.h"
 
@@ -98,7 +101,8 @@ __device__ __forceinline__ void drop_choices(const Team<whole_grid> &team, const
   const Choices<decltype(expert)> choices{chosen, a.chosen(), false, expert};
   clear_tally(tally, a.route.experts);
   walk(choices, tally, a.route.experts, own, false, [](int64_t, int32_t, int, int, bool, const Alike &) {});
-  sum_tally(team, a, tally, a.route.experts, false);
+  sum_block(team, a, tally, a.route.experts, false);
+  if constexpr (whole_grid) sum_grid(team, a, tally, a.route.experts, [] {}, [] {});
   walk(choices, tally, a.route.experts, own, false, [&](int64_t token, int32_t j, int, int place, bool, const Alike &) {
     if (place < a.route.capacity) return;
     chosen.set_id(token, j, -1);
@@ -121,7 +125,8 @@ __device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArgu
   tally.next = shared.take<int>(team.block_warps() * most_buckets);
   tally.start = shared.take<int>(most_buckets + 1);
   tally.partial = shared.take<int>(32);
-  if constexpr (whole_grid) tally.local = shared.take<int>(most_buckets + 1);
+  if constexpr (whole_grid) tally.base = shared.take<int>(most_buckets + 1);
+  tally.stride = most_buckets;
   ExpertMap map;
   if (group_of != nullptr) {
     map.bucket = shared.take<int>(a.route.experts);
@@ -132,14 +137,15 @@ __device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArgu
   const TokenRange own = team.tokens_of_warp(tokens);
   Chosen chosen{
       at<int32_t>(frame, a.kept_ids), at<float>(frame, a.kept_gates), {}, {}, own.begin, top_k, a.staged_tokens > 0};
+  SharedArray<int> places;  // of the choices of this warp among the rows of this block
   if (chosen.staged) {
     const int each = a.staged_tokens * top_k, first = warp_of_thread() * each;
     const SharedArray<int32_t> ids = shared.take<int32_t>(team.block_warps() * each);
     const SharedArray<float> gates = shared.take<float>(team.block_warps() * each);
     chosen.staged_ids = {ids.data() + first, each};
     chosen.staged_gates = {gates.data() + first, each};
+    if constexpr (whole_grid) places = {shared.take<int>(team.block_warps() * each).data() + first, each};
   }
-  const SortedRows<whole_grid> sorted(shared, team.block_warps() * a.staged_tokens * top_k);
   Candidates<n> candidates;
   if constexpr (n == 0)
     candidates.row =
@@ -152,36 +158,66 @@ __device__ __forceinline__ void route_tokens(const Frame *frame, const RouteArgu
   const Choices<decltype(bucket_of)> choices{chosen, a.chosen() || coalesces, coalesces, bucket_of};
   clear_tally(tally, buckets);
   walk(choices, tally, buckets, own, false, [](int64_t, int32_t, int, int, bool, const Alike &) {});
-  sum_tally(team, a, tally, buckets, true);
+  sum_block(team, a, tally, buckets, !whole_grid || chosen.staged);
+  if constexpr (whole_grid) {
+    if (!chosen.staged) {
+      sum_grid(team, a, tally, buckets, [] {}, [] {});
+      for (int b = static_cast<int>(threadIdx.x); b < buckets; b += static_cast<int>(blockDim.x))
+        tally.start[b] += tally.base[b];
+      __syncthreads();
+    }
+  }
 
-  int32_t *const ids = chosen.staged ? at<int32_t>(frame, a.ids) : nullptr;
-  float *const gates = chosen.staged ? at<float>(frame, a.gates) : nullptr;
-  int32_t *const row_of = at<int32_t>(frame, a.row_of), *const token_of = at<int32_t>(frame, a.token_of);
-  float *const gate_of = at<float>(frame, a.gate_of);
+  const std::conditional_t<whole_grid, Exchange, SortedRows> sorted(team, a, tokens, buckets, shared);
+  // Addresses are looked up where they are needed, since registers are few.
+  const auto store = [&](const Place &place, int64_t index, auto value) {
+    if (place.present()) ptx::store(at<decltype(value)>(frame, place) + index, value);
+  };
   walk(choices, tally, buckets, own, coalesces,
-       [&](int64_t token, int32_t j, int bucket, int row, bool leads, const Alike &alike) {
+       [&](int64_t token, int32_t j, int bucket, int place, bool leads, const Alike &alike) {
          const int64_t choice = token * top_k + j;
-         if (ids != nullptr) ptx::store(ids + choice, chosen.id(token, j));
-         if (gates != nullptr) ptx::store(gates + choice, chosen.gate(token, j));
-         if (row_of != nullptr) ptx::store(row_of + choice, row);
-         if (row < 0 || (coalesces && !leads)) return;
+         if (chosen.staged) {
+           store(a.ids, choice, chosen.id(token, j));
+           store(a.gates, choice, chosen.gate(token, j));
+         }
+         if (whole_grid && chosen.staged) {
+           ptx::store_shared(&places[chosen.staged_index(token, j)], place);
+         } else {
+           store(a.row_of, choice, place);
+         }
+         if (place < 0 || (coalesces && !leads)) return;
          const float gate = coalesces ? static_cast<float>(alike.gate) : chosen.gate(token, j);
-         if (chosen.staged) return sorted.set(tally, bucket, row, static_cast<int32_t>(token), gate);
-         if (token_of != nullptr) ptx::store(token_of + row, static_cast<int32_t>(token));
-         if (gate_of != nullptr) ptx::store(gate_of + row, gate);
+         if (chosen.staged) return sorted.set(place, bucket, token, gate);
+         store(a.token_of, place, static_cast<int32_t>(token));
+         store(a.gate_of, place, gate);
        });
-  if (chosen.staged) sorted.store((whole_grid ? tally.local : tally.start)[buckets], token_of, gate_of);
+  if constexpr (whole_grid) {
+    if (chosen.staged) {
+      sorted.give(tally.start);
+      sum_grid(team, a, tally, buckets, [&] { sorted.take(); }, [&] { sorted.look_up(tally.stride); });
+      sorted.store(tally.base, at<int32_t>(frame, a.token_of), at<float>(frame, a.gate_of));
+      const int count = static_cast<int>(own.end - own.begin) * top_k;
+      for (int i = lane_of_thread(); i < count; i += 32) {
+        const int place = ptx::load_shared(&places[i]);
+        const int bucket = place < 0 ? 0 : bucket_of(ptx::load_shared(&chosen.staged_ids[i]));
+        store(a.row_of, own.begin * top_k + i, place < 0 ? -1 : tally.base[bucket] + tally.start[bucket] + place);
+      }
+    }
+  } else if (chosen.staged) {
+    sorted.store(tally.start[buckets], at<int32_t>(frame, a.token_of), at<float>(frame, a.gate_of));
+  }
 
   int32_t *const offsets = at<int32_t>(frame, a.offsets);
   if (offsets == nullptr || team.block() > 0) return;
+  const SharedArray<int> &begin = whole_grid ? tally.base : tally.start;
   for (int32_t s = static_cast<int32_t>(threadIdx.x); s <= slots; s += static_cast<int32_t>(blockDim.x)) {
     int first = 0;
     if (group_of == nullptr || coalesces) {
-      first = tally.start[s];
+      first = begin[s];
     } else {
       for (int32_t e = 0; e < a.route.experts; ++e) {
         const int bucket = map.bucket[e];
-        if (bucket >= 0 && map.slot[e] < s) first += tally.start[bucket + 1] - tally.start[bucket];
+        if (bucket >= 0 && map.slot[e] < s) first += begin[bucket + 1] - begin[bucket];
       }
     }
     ptx::store(offsets + s, first);

@@ -26,6 +26,9 @@ struct Team {
       __syncthreads();
     }
   }
+  __device__ __forceinline__ int64_t tokens_of_block(int64_t tokens) const {
+    return (tokens + warps() - 1) / warps() * block_warps();
+  }
   // Each warp has tokens in a row, and a later warp later ones: so an order by warp is an order by token.
   __device__ __forceinline__ TokenRange tokens_of_warp(int64_t tokens) const {
     const int64_t each = (tokens + warps() - 1) / warps(), begin = min(tokens, each * warp());
