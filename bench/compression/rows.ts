@@ -65,7 +65,7 @@ export const rows: readonly Row[] = [
     options: published(
       group8,
       { step: 'merge', align: 'first' },
-      { step: 'factorize', method: 'losparse', rank: 32, rows },
+      { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows },
     ),
   })),
   {
@@ -73,7 +73,7 @@ export const rows: readonly Row[] = [
     options: published(
       group8,
       { step: 'merge', align: 'first' },
-      { step: 'factorize', method: 'losparse', rank: 16, rows: 0.1 },
+      { step: 'factorize', method: 'losparse', importance: 'model', rank: 16, rows: 0.1 },
     ),
   },
   {
@@ -81,12 +81,20 @@ export const rows: readonly Row[] = [
     options: published(
       group4,
       { step: 'merge', align: 'first' },
-      { step: 'factorize', method: 'losparse', rank: 32, rows: 0.1 },
+      { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1 },
     ),
   },
   {
     name: 'published: LoSparse, rank 32 + 10 % rows',
-    options: published({ step: 'factorize', method: 'losparse', rank: 32, rows: 0.1 }),
+    options: published({ step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1 }),
+  },
+  {
+    name: 'MC-SMoE 8, rank 32 + 10 % rows by importance in the layer',
+    options: published(
+      group8,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', rank: 32, rows: 0.1 },
+    ),
   },
   { name: 'merge, 8 groups', options: steps({ steps: [group8, { step: 'merge' }] }) },
   { name: 'merge, 4 groups', options: steps({ steps: [group4, { step: 'merge' }] }) },

@@ -9,6 +9,7 @@ import { Device } from '../device/device.ts';
 import { openDevice } from '../device/open.ts';
 import { MoeError } from '../errors.ts';
 import type { WeightFormat } from '../weight/format.ts';
+import type { ExpertLayer } from './experts.ts';
 import { checkExpressible, exportHuggingFace } from './huggingface.ts';
 import { LayerRun } from './layer-run.ts';
 import { ModelWriter } from './model-writer.ts';
@@ -28,6 +29,7 @@ import { checkRecipe, moeLayers, openSource, type Source } from './source.ts';
 import { calibrate as collectStatistics, type LayerStatistics } from './statistics/calibrate.ts';
 import { readStatistics, statisticsKey, writeStatistics } from './statistics/file.ts';
 import { LayerStream } from './statistics/layer-stream.ts';
+import { leaveWith } from './statistics/leave.ts';
 import { calibrationWindows } from './statistics/windows.ts';
 import type { Grouping } from './steps/group.ts';
 import { makeStep } from './steps/index.ts';
@@ -232,11 +234,45 @@ async function decide(job: Job, shared: string | undefined): Promise<Json[][]> {
   const decisions: Json[][] = [];
   let grouping: Grouping[] | undefined;
   for (const step of recipe.steps) {
-    const planned = await makeStep(step).plan?.({ source, recipe, statistics, stream, grouping, report });
+    const planned = await makeStep(step).plan?.({
+      ...job,
+      statistics,
+      grouping,
+      eachLayerSoFar: (phase, visit) => eachLayerSoFar(job, decisions, phase, visit),
+    });
     decisions.push(planned ? [...planned] : []);
     if (step.step === 'group') grouping = planned as Grouping[];
   }
   return decisions;
+}
+
+/** Takes the stream through the model under the steps that were decided. */
+async function eachLayerSoFar(
+  { source, recipe, stream, report, signal }: Job,
+  decisions: readonly (readonly Json[])[],
+  phase: string,
+  visit: (index: number, layer: ExpertLayer) => Promise<void>,
+): Promise<void> {
+  const layers = moeLayers(source);
+  await stream.embed({ withOriginal: recipe.recover !== 'none' });
+  for (const index of source.config.layers.keys()) {
+    report(phase, index, source.config.layers.length);
+    await stream.enter(index);
+    const position = layers.findIndex((own) => own.index === index);
+    const own = layers[position];
+    if (!own) {
+      await stream.leave();
+      continue;
+    }
+    const run = new LayerRun(source, recipe, own);
+    const { layer } = await run.apply(
+      stream,
+      decisions.map((planned) => planned[position]),
+      signal,
+    );
+    await visit(index, layer);
+    await leaveWith(stream, layer, own.spec, own.names);
+  }
 }
 
 /** The statistics of a file; it is written where there is none. */

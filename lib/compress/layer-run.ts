@@ -46,29 +46,42 @@ export class LayerRun {
     return [...matrices.flat(), `${this.#names.router}.weight`];
   }
 
-  /** Runs the steps on the entered layer and hands the result on, tensor by tensor. */
+  /**
+   * Runs the first steps of the recipe on the entered layer.
+   *
+   * @param decisions one for each of these steps
+   */
+  async apply(
+    stream: LayerStream,
+    decisions: readonly (Json | undefined)[],
+    signal: AbortSignal | undefined,
+  ): Promise<{ layer: ExpertLayer; context: LayerContext }> {
+    const { checkpoint } = this.#source;
+    const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, this.#recipe, signal);
+    if (this.#refitsRouter) await context.replaceRouter(await this.#storable(await refitRouter(context)));
+    const original = context.originals({ format: formats[this.#dtype()] });
+    let layer: ExpertLayer = {
+      ...original,
+      forms: finalForms(this.#recipe, this.index, original.forms, decisions),
+    };
+    for (const [at, decision] of decisions.entries()) {
+      signal?.throwIfAborted();
+      layer = await makeStep(this.#recipe.steps[at] as Recipe['steps'][0]).apply(layer, context, decision);
+    }
+    return { layer, context };
+  }
+
+  /** Runs all steps on the entered layer and hands the result on, tensor by tensor. */
   async compress(
     stream: LayerStream,
     decisions: readonly (Json | undefined)[],
     write: (entries: readonly WriterEntry[], tensors: AsyncIterable<StoredTensor>) => Promise<void>,
     signal: AbortSignal | undefined,
   ): Promise<FinishedLayer> {
-    const { checkpoint } = this.#source;
-    const context = new LayerContext(this.index, this.#spec, this.#names, stream, checkpoint, this.#recipe, signal);
-    const routed = context.recover && this.#recipe.refit.includes('router');
-    if (routed) await context.replaceRouter(await this.#storable(await refitRouter(context)));
-    const original = context.originals({ format: formats[this.#dtype()] });
-    let layer: ExpertLayer = {
-      ...original,
-      forms: finalForms(this.#recipe, this.index, original.forms, decisions),
-    };
-    for (const [at, step] of this.#recipe.steps.entries()) {
-      signal?.throwIfAborted();
-      layer = await makeStep(step).apply(layer, context, decisions[at]);
-    }
+    const { layer, context } = await this.apply(stream, decisions, signal);
     const described = describeLayer(layer);
     const spec = specOf(this.#spec, described);
-    const router = await this.#router(layer, routed ? await context.router() : undefined);
+    const router = await this.#router(layer, this.#refitsRouter ? await context.router() : undefined);
     await write([...expertEntries(spec, this.#names), router], this.#tensors(layer, spec, router));
     const report = this.#report(layer, spec, context, await context.outputError(layer));
     return { layer: this.index, described: json(described), report };
@@ -91,6 +104,10 @@ export class LayerRun {
     } finally {
       loader.dispose();
     }
+  }
+
+  get #refitsRouter(): boolean {
+    return this.#recipe.recover !== 'none' && this.#recipe.refit.includes('router');
   }
 
   /** Of the source's expert matrices. */

@@ -9,7 +9,7 @@ import { type Expert, type ExpertLayer, layerOf, type Matrix, readMatrix } from 
 /** The dense matrices of one expert. */
 export async function originalExpert(
   checkpoint: Checkpoint,
-  { hidden, width }: MoeSpec,
+  { hidden, width }: Pick<MoeSpec, 'hidden' | 'width'>,
   names: MlpNames,
 ): Promise<ExpertMatrices> {
   const [gate, up, down] = matrixNames(names);

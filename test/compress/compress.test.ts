@@ -153,6 +153,37 @@ describe('compress', () => {
     }
   });
 
+  it('rows chosen by the loss of the whole model are not chosen again', async () => {
+    const [whole, out] = [join(folder, 'whole'), join(folder, 'resumed')];
+    const factorize = {
+      step: 'factorize',
+      method: 'losparse',
+      importance: 'model',
+      rank: 16,
+      rows: 0.1,
+      steps: 16,
+    } as const;
+    const options = { recipe: { steps: [factorize], recover: 'none' as const } };
+    const phases: string[] = [];
+    await run(tiny, { ...options, out: whole, onProgress: ({ phase }) => phases.push(phase) });
+    assert.equal(phases.filter((phase) => phase === 'weigh the rows').length, 16);
+    for (const [at, finished] of [
+      ['weigh the rows', 7],
+      ['compress', 2],
+    ] as const) {
+      const controller = new AbortController();
+      const stop = ({ phase, done }: { phase: string; done: number }): void => {
+        if (phase === at && done === finished) controller.abort();
+      };
+      await assert.rejects(run(tiny, { ...options, out, signal: controller.signal, onProgress: stop }));
+      phases.length = 0;
+      await run(tiny, { ...options, out, resume: true, onProgress: ({ phase }) => phases.push(phase) });
+      assert.equal(phases.includes('weigh the rows'), at === 'weigh the rows');
+      assert.deepEqual(await hashes(out), await hashes(whole));
+      await rm(out, { recursive: true });
+    }
+  });
+
   it('an abort at any step leaves the old folder', async () => {
     const out = join(folder, 'old');
     await run(tiny, { out, recover: 'none' });

@@ -30,6 +30,8 @@ describe('recipes', () => {
       'quantize',
       'round',
     ]);
+    const [, , lossy] = namedRecipe('mc-smoe', published).steps;
+    assert.equal(lossy?.step === 'factorize' && lossy.importance, 'model');
     assert.deepEqual(steps('merge', all).flat(), ['group', 'mc-smoe', 'merge', 'frequency', 'quantize', 'gptq']);
     assert.deepEqual(steps('hc-smoe', all).flat(), ['group', 'hc-smoe', 'merge', 'frequency', 'quantize', 'gptq']);
     assert.deepEqual(steps('reap', published).flat(), ['prune', 'reap', 'quantize', 'round']);

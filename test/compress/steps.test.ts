@@ -112,6 +112,22 @@ const cases: Record<string, Case> = {
     share: [0.298, 0.305],
     recover: 'none',
   },
+  "factorize as LoSparse, by the model's loss": {
+    steps: [
+      group,
+      { step: 'merge', align: 'first' },
+      { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1, steps: 16 },
+    ],
+    share: [0.298, 0.305],
+    recover: 'none',
+  },
+  "factorize pruned experts as LoSparse, by the model's loss, refitted": {
+    steps: [
+      { step: 'prune', experts: 8 },
+      { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1, steps: 16 },
+    ],
+    share: [0.298, 0.305],
+  },
   'factorize as LoSparse, refitted': {
     steps: [group, { step: 'merge' }, { step: 'factorize', method: 'losparse', rank: 16, rows: 0.1, steps: 16 }],
     share: [0.17, 0.18],

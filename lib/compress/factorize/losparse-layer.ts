@@ -1,87 +1,129 @@
-/** LoSparse on the experts of a layer. */
-import type { ExpertMatrices } from '../expert.ts';
-import { denseMatrices, type Expert, type ExpertLayer, type Matrix } from '../experts.ts';
+/** LoSparse on the experts of a layer: how they fall apart, which rows a layer's own output wants, and what is stored. */
+import { denseMatrices, type Expert, type ExpertLayer, type Factors } from '../experts.ts';
+import { type MatrixName, matrixNames } from '../gradients/experts.ts';
 import type { LayerContext } from '../layer-context.ts';
-import { type MatrixName, outputGradients } from '../reconstruct/gradients.ts';
-import { decompose, LoSparsePruner, type PruningSchedule, remainingRows } from './losparse.ts';
+import { outputGradients } from '../reconstruct/gradients.ts';
+import { decompose, keptRows, LoSparsePruner, type PruningSchedule } from './losparse.ts';
 import type { Shape } from './low-rank.ts';
 
-/** The paper's: pruning begins after one warm-up, and the last four have the final share. */
-function scheduleOf(steps: number, share: number): PruningSchedule {
-  const warmUp = Math.floor(steps / 16);
-  return { steps, begin: warmUp, tail: 4 * warmUp, share };
-}
-
-const names: readonly MatrixName[] = ['gate', 'up', 'down'];
-
-/** A matrix on its way: what the factors give, and the rest that is pruned. */
-interface Part extends Shape {
+/** A matrix W = low + rest, where low is what the factors give. */
+export interface Part extends Shape {
   readonly slot: number;
   readonly name: MatrixName;
-  readonly matrix: Matrix;
+  readonly factors: Factors;
   readonly low: Float32Array;
   readonly rest: Float32Array;
 }
 
+/** The paper's: pruning begins after one warm-up, and the last four have the final share. The code published with it counts steps from 0. */
+export function scheduleOf(steps: number, share: number): PruningSchedule {
+  const warmUp = Math.floor(steps / 16);
+  return { steps, begin: warmUp, tail: 4 * warmUp, share, first: 0 };
+}
+
 /**
- * MC-SMoE's second step (arXiv 2310.01334, section 3.3): every matrix as low rank by a plain SVD, and the rows of what that misses that the
- * loss would miss most. The published gradients are those of the whole model's loss, with one threshold over all layers. Here the loss is
- * the squared error of the layer's own output towards the original block, a calibration batch for each step, with one threshold
- * over all matrices of the layer: one layer is in memory at a time.
+ * Every matrix of a layer by a plain SVD, slot by slot: gate, up, down.
  *
- * @param o.rank of each matrix
+ * @param rank of each matrix
+ */
+export async function partsOf(layer: ExpertLayer, rank: number, signal: AbortSignal | undefined): Promise<Part[]> {
+  const parts: Part[] = [];
+  for (const slot of layer.slots.keys()) {
+    signal?.throwIfAborted();
+    const expert = denseMatrices(layer, slot);
+    for (const name of matrixNames) {
+      const dense = expert[name];
+      if (!dense) continue;
+      const [rows, columns] = name === 'down' ? [expert.hidden, expert.width] : [expert.width, expert.hidden];
+      const { factors, rest } = await decompose(dense, { rows, columns }, Math.min(rank, rows, columns));
+      const low = dense.map((value, at) => value - (rest[at] as number));
+      parts.push({ rows, columns, slot, name, factors, low, rest });
+    }
+  }
+  return parts;
+}
+
+/** A pruner of the rows of all rests. */
+export function prunerOf(parts: readonly Part[], schedule: PruningSchedule): LoSparsePruner {
+  return new LoSparsePruner(
+    parts.map(({ rows, columns }) => ({ rows, columns, unit: 'row' })),
+    { schedule },
+  );
+}
+
+/** The layer while its rests are pruned, dense. */
+export function prunedLayer(layer: ExpertLayer, parts: readonly Part[], kept: (part: Part) => Uint8Array): ExpertLayer {
+  return withMatrices(layer, parts, (part) => {
+    const { rows, columns, low, rest } = part;
+    const stays = kept(part);
+    const dense = low.map((value, at) => value + (stays[Math.floor(at / columns)] ? (rest[at] as number) : 0));
+    return { rows, columns, dense };
+  });
+}
+
+/**
+ * MC-SMoE's second step (arXiv 2310.01334, section 3.3): factors, and the rows of what they miss that the loss would miss most.
+ *
+ * @param o.kept the rows of each part that stay, in the order of {@link partsOf}; absent: those that the layer's own output would miss most,
+ * by gradients of its squared error towards the original block, a calibration batch for each step, under a threshold of the layer's own
  * @param o.rows share of the rests' entries that stays, in whole rows
  * @param o.steps of the pruning; 16 or more
- * @throws MoeError RECIPE_INVALID for experts that are not SwiGLU
+ * @throws MoeError RECIPE_INVALID for experts that are not SwiGLU, where rows are to be chosen
  */
 export async function losparseLayer(
   layer: ExpertLayer,
   context: LayerContext,
-  { rank, rows, steps }: { readonly rank: number; readonly rows: number; readonly steps: number },
+  o: {
+    readonly rank: number;
+    readonly rows: number;
+    readonly steps: number;
+    readonly kept?: readonly (readonly number[])[] | undefined;
+  },
 ): Promise<ExpertLayer> {
-  const parts: Part[] = [];
-  for (const slot of layer.slots.keys()) {
-    context.signal?.throwIfAborted();
-    const expert = denseMatrices(layer, slot);
-    for (const name of names) {
-      const dense = expert[name];
-      if (!dense) continue;
-      const [height, columns] = name === 'down' ? [expert.hidden, expert.width] : [expert.width, expert.hidden];
-      const shape = { rows: height, columns };
-      const { factors, rest } = await decompose(dense, shape, Math.min(rank, height, columns));
-      const low = dense.map((value, at) => value - (rest[at] as number));
-      parts.push({ ...shape, slot, name, matrix: { ...shape, factors }, low, rest });
-    }
-  }
-  if (rows > 0) await prune(layer, context, parts, scheduleOf(steps, rows));
-  const slots = layer.slots.map(({ hidden, width }, slot) => {
-    const own = parts.filter((part) => part.slot === slot);
-    const matrices = own.map((part) => {
-      const kept = rows > 0 ? remainingRows(part.rest, part) : undefined;
-      return [part.name, { ...part.matrix, ...(kept?.index.length && { kept }) }] as const;
-    });
-    return { hidden, width, ...Object.fromEntries(matrices) } as unknown as Expert;
+  const parts = await partsOf(layer, o.rank, context.signal);
+  const kept = o.kept ?? (o.rows > 0 ? await ownRows(layer, context, parts, scheduleOf(o.steps, o.rows)) : []);
+  return withMatrices(layer, parts, (part) => {
+    const { rows, columns, factors, rest } = part;
+    const index = Int32Array.from(kept[parts.indexOf(part)] ?? []);
+    return { rows, columns, factors, ...(index.length > 0 && { kept: keptRows(rest, columns, index) }) };
   });
-  const { baseOf: _, ...rest } = layer;
-  return { ...rest, slots };
 }
 
-async function prune(
+async function ownRows(
   layer: ExpertLayer,
   context: LayerContext,
   parts: readonly Part[],
   schedule: PruningSchedule,
-): Promise<void> {
-  const matrices = parts.map((part) => ({ ...part, values: part.rest, unit: 'row' as const }));
-  const pruner = new LoSparsePruner(matrices, { schedule });
+): Promise<number[][]> {
+  const pruner = prunerOf(parts, schedule);
   for (let step = 0; step < schedule.steps; step++) {
     context.signal?.throwIfAborted();
-    const experts = layer.slots.map(({ hidden, width }, slot): ExpertMatrices => {
-      const own = parts.filter((part) => part.slot === slot);
-      const sums = own.map(({ name, low, rest }) => [name, low.map((value, at) => value + (rest[at] as number))]);
-      return { hidden, width, ...Object.fromEntries(sums) };
-    });
+    const now = prunedLayer(layer, parts, (part) => pruner.kept(parts.indexOf(part)));
+    const experts = now.slots.map((_, slot) => denseMatrices(now, slot));
     const { slots } = await outputGradients(layer, experts, context, step);
-    pruner.step(parts.map(({ slot, name }) => slots[slot]?.[name] as Float32Array));
+    for (const [at, { slot, name, rest }] of parts.entries()) {
+      pruner.observe(at, rest, slots[slot]?.[name] as Float32Array);
+    }
+    pruner.prune();
   }
+  return parts.map((_, at) => indices(pruner.kept(at)));
+}
+
+/** Where there is a 1. */
+export function indices(kept: Uint8Array): number[] {
+  return Array.from(kept.keys()).filter((at) => kept[at] === 1);
+}
+
+/** The layer with other matrices, one for each part. */
+function withMatrices(layer: ExpertLayer, parts: readonly Part[], matrixOf: (part: Part) => Expert['up']): ExpertLayer {
+  const slots = layer.slots.map(({ hidden, width }, slot) => {
+    const own = parts.filter((part) => part.slot === slot);
+    return {
+      hidden,
+      width,
+      ...Object.fromEntries(own.map((part) => [part.name, matrixOf(part)])),
+    } as unknown as Expert;
+  });
+  const { baseOf: _, ...rest } = layer;
+  return { ...rest, slots };
 }

@@ -17,7 +17,7 @@ export async function decompose(
   return { factors, rest: weight.map((value, at) => value - (given[at] as number)) };
 }
 
-/** When a rest is pruned, in steps from 1 on. */
+/** When a rest is pruned. */
 export interface PruningSchedule {
   /** T. */
   readonly steps: number;
@@ -29,6 +29,8 @@ export interface PruningSchedule {
   readonly share: number;
   /** Steps from one pruning to the next, over which importance is averaged; in the tail every step prunes. Default 1. */
   readonly every?: number;
+  /** Number of the first step. Default 1. */
+  readonly first?: number;
 }
 
 /** The share of entries that stays after a step: falls from 1 to the final share along a cubic. */
@@ -42,8 +44,6 @@ export function keptShare(step: number, { steps, begin, tail, share }: PruningSc
 export type PruningUnit = 'row' | 'column' | 'entry';
 
 export interface PrunedMatrix extends Shape {
-  /** Pruned in place: entries become 0. */
-  readonly values: Float32Array;
   readonly unit: PruningUnit;
 }
 
@@ -65,9 +65,11 @@ export interface PruningStep {
   readonly threshold: number;
 }
 
-/** Running sums of one matrix, a value for each entry. */
+/** Of one matrix. */
 interface Importance {
-  /** Of the steps since the last average. */
+  /** [units]: 0 where it was removed. */
+  readonly kept: Uint8Array;
+  /** A value for each unit; for each entry where importance is multiplied by its variation. Of the steps since the last average. */
   readonly recent: Float64Array;
   readonly smoothed: Float64Array;
   readonly variation: Float64Array;
@@ -75,79 +77,110 @@ interface Importance {
 
 /**
  * Prunes matrices together by one threshold. Importance is |w·∂loss/∂w|, averaged over the steps between two prunings and then smoothed one
- * such time late, as published: what a step sees counts from the next one on. Units that score exactly the threshold stay.
+ * such time late, as published: what a step sees counts from the next one on. Units that score exactly the threshold stay; what is removed
+ * stays away.
  */
 export class LoSparsePruner {
   readonly #matrices: readonly PrunedMatrix[];
   readonly #options: Required<PruningOptions>;
   readonly #importance: readonly Importance[];
-  #step = 0;
+  #next: number;
 
   constructor(matrices: readonly PrunedMatrix[], options: PruningOptions) {
     this.#matrices = matrices;
+    this.#next = options.schedule.first ?? 1;
     this.#options = { smoothing: 0.85, uncertainty: 1, reduce: 'mean', ...options };
-    this.#importance = matrices.map(({ values: { length } }) => ({
-      recent: new Float64Array(length),
-      smoothed: new Float64Array(length),
-      variation: new Float64Array(length),
-    }));
-  }
-
-  /** @param gradients of the loss, one for each matrix and of its shape */
-  step(gradients: readonly Float32Array[]): PruningStep {
-    this.#step++;
-    const { schedule } = this.#options;
-    const { every = 1, begin, steps, tail } = schedule;
-    this.#matrices.forEach(({ values }, at) => {
-      this.#notice(this.#importance[at] as Importance, values, gradients[at] as Float32Array, this.#step % every);
+    this.#importance = matrices.map((matrix) => {
+      const tracked = this.#weighsVariation ? matrix.rows * matrix.columns : unitsOf(matrix);
+      return {
+        kept: new Uint8Array(unitsOf(matrix)).fill(1),
+        recent: new Float64Array(tracked),
+        smoothed: new Float64Array(tracked),
+        variation: new Float64Array(this.#weighsVariation ? tracked : 0),
+      };
     });
-    const keep = keptShare(this.#step, schedule);
-    const prunes = this.#step > begin && (this.#step > steps - tail || this.#step % every === 0);
-    return { keep, threshold: prunes ? this.#prune(keep) : 0 };
   }
 
-  #notice(
-    { recent, smoothed, variation }: Importance,
-    values: Float32Array,
-    gradient: Float32Array,
-    within: number,
-  ): void {
-    const { smoothing, uncertainty } = this.#options;
-    if (smoothing === 'magnitude') return;
-    for (let at = 0; at < values.length; at++) {
-      const now = Math.abs((values[at] as number) * (gradient[at] as number));
-      const last = recent[at] as number;
-      if (within > 0) {
-        recent[at] = (last * within + now) / (within + 1);
-        continue;
+  /** [units] of a matrix: 1 for what stays. */
+  kept(index: number): Uint8Array {
+    return (this.#importance[index] as Importance).kept;
+  }
+
+  /**
+   * What the next step sees of a matrix.
+   *
+   * @param values f32 [rows, columns]; what was removed counts as 0
+   * @param gradient of the loss, of the same shape
+   */
+  observe(index: number, values: Float32Array, gradient: Float32Array): void {
+    const { schedule, smoothing, uncertainty } = this.#options;
+    const within = this.#next % (schedule.every ?? 1);
+    const { recent, smoothed, variation } = this.#importance[index] as Importance;
+    const now = this.#tracked(index, values, gradient);
+    for (let at = 0; at < now.length; at++) {
+      const [last, seen] = [recent[at] as number, now[at] as number];
+      if (smoothing === 'magnitude') {
+        smoothed[at] = seen;
+      } else if (within > 0) {
+        recent[at] = (last * within + seen) / (within + 1);
+      } else {
+        const average = smoothing * (smoothed[at] as number) + (1 - smoothing) * last;
+        smoothed[at] = average;
+        if (this.#weighsVariation) {
+          variation[at] = uncertainty * (variation[at] as number) + (1 - uncertainty) * Math.abs(last - average);
+        }
+        recent[at] = seen;
       }
-      const average = smoothing * (smoothed[at] as number) + (1 - smoothing) * last;
-      smoothed[at] = average;
-      variation[at] = uncertainty * (variation[at] as number) + (1 - uncertainty) * Math.abs(last - average);
-      recent[at] = now;
     }
   }
 
-  #prune(keep: number): number {
-    const scores = this.#matrices.map((matrix, at) => this.#scores(matrix, this.#importance[at] as Importance));
-    const total = this.#matrices.reduce((sum, { values }) => sum + values.length, 0);
+  /** Ends a step, for which all matrices were observed. */
+  prune(): PruningStep {
+    const step = this.#next++;
+    const { schedule } = this.#options;
+    const { every = 1, begin, steps, tail } = schedule;
+    const keep = keptShare(step, schedule);
+    const prunes = step > begin && (step > steps - tail || step % every === 0);
+    return { keep, threshold: prunes ? this.#remove(keep) : 0 };
+  }
+
+  /** Only then are the single entries of a unit worth remembering. */
+  get #weighsVariation(): boolean {
+    return this.#options.smoothing !== 'magnitude' && this.#options.uncertainty < 1;
+  }
+
+  /** |w·gradient| or |w|, entry by entry or unit by unit, as it is remembered. */
+  #tracked(index: number, values: Float32Array, gradient: Float32Array): Float64Array {
+    const { columns, unit } = this.#matrices[index] as PrunedMatrix;
+    const { kept } = this.#importance[index] as Importance;
+    const entries = new Float64Array(values.length);
+    const magnitude = this.#options.smoothing === 'magnitude';
+    for (let at = 0; at < values.length; at++) {
+      if (!kept[unitOf(unit, at, columns)]) continue;
+      entries[at] = Math.abs((values[at] as number) * (magnitude ? 1 : (gradient[at] as number)));
+    }
+    return this.#weighsVariation ? entries : this.#reduced(index, entries);
+  }
+
+  #remove(keep: number): number {
+    const scores = this.#matrices.map((_, index) => this.#scores(index));
+    const total = this.#matrices.reduce((sum, { rows, columns }) => sum + rows * columns, 0);
     const rank = Math.floor(total * (1 - keep));
     if (rank === 0) return 0;
     const threshold = this.#smallest(scores, rank);
-    this.#matrices.forEach(({ values, columns, unit }, index) => {
-      const own = scores[index] as Float64Array;
-      for (let at = 0; at < values.length; at++) {
-        if ((own[unitOf(unit, at, columns)] as number) < threshold) values[at] = 0;
-      }
-    });
+    for (const [index, { kept }] of this.#importance.entries()) {
+      scores[index]?.forEach((score, unit) => {
+        if (score < threshold) kept[unit] = 0;
+      });
+    }
     return threshold;
   }
 
   /** Of all entries, each with the score of its unit, the `rank`-th smallest score. */
   #smallest(scores: readonly Float64Array[], rank: number): number {
-    const units = this.#matrices.flatMap(({ values }, at) => {
+    const units = this.#matrices.flatMap((matrix, at) => {
       const own = scores[at] as Float64Array;
-      const entries = values.length / own.length;
+      const entries = (matrix.rows * matrix.columns) / own.length;
       return Array.from(own, (score) => ({ score, entries }));
     });
     units.sort((a, b) => a.score - b.score);
@@ -160,19 +193,30 @@ export class LoSparsePruner {
   }
 
   /** f64 [units]. */
-  #scores({ values, rows, columns, unit }: PrunedMatrix, { smoothed, variation }: Importance): Float64Array {
-    const { smoothing, uncertainty, reduce } = this.#options;
-    const units = unit === 'row' ? rows : unit === 'column' ? columns : values.length;
-    const scores = new Float64Array(units);
-    const share = reduce === 'mean' ? units / values.length : 1;
-    for (let at = 0; at < values.length; at++) {
-      const importance = (smoothed[at] as number) * (uncertainty < 1 ? (variation[at] as number) : 1);
-      const score = smoothing === 'magnitude' ? Math.abs(values[at] as number) : importance;
-      const to = unitOf(unit, at, columns);
-      scores[to] = (scores[to] as number) + score * share;
-    }
-    return scores;
+  #scores(index: number): Float64Array {
+    const { smoothed, variation } = this.#importance[index] as Importance;
+    if (!this.#weighsVariation) return smoothed;
+    return this.#reduced(
+      index,
+      smoothed.map((value, at) => value * (variation[at] as number)),
+    );
   }
+
+  /** Entries to units, f64. */
+  #reduced(index: number, entries: Float64Array): Float64Array {
+    const matrix = this.#matrices[index] as PrunedMatrix;
+    const units = new Float64Array(unitsOf(matrix));
+    const share = this.#options.reduce === 'mean' ? units.length / entries.length : 1;
+    entries.forEach((value, at) => {
+      const to = unitOf(matrix.unit, at, matrix.columns);
+      units[to] = (units[to] as number) + value * share;
+    });
+    return units;
+  }
+}
+
+function unitsOf({ unit, rows, columns }: PrunedMatrix): number {
+  return unit === 'row' ? rows : unit === 'column' ? columns : rows * columns;
 }
 
 function unitOf(unit: PruningUnit, at: number, columns: number): number {
@@ -180,13 +224,11 @@ function unitOf(unit: PruningUnit, at: number, columns: number): number {
   return unit === 'row' ? Math.floor(at / columns) : at % columns;
 }
 
-/** The rows of a pruned rest that are not all zeros: what is stored of it. */
-export function remainingRows(rest: Float32Array, { rows, columns }: Shape): KeptRows {
-  const row = (at: number): Float32Array => rest.subarray(at * columns, (at + 1) * columns);
-  const index = Int32Array.from({ length: rows }, (_, at) => at).filter((at) => row(at).some((value) => value !== 0));
+/** The rows of a rest that stay, as they are stored. */
+export function keptRows(rest: Float32Array, columns: number, index: Int32Array): KeptRows {
   const values = new Float32Array(index.length * columns);
   index.forEach((from, to) => {
-    values.set(row(from), to * columns);
+    values.set(rest.subarray(from * columns, (from + 1) * columns), to * columns);
   });
   return { index, values };
 }

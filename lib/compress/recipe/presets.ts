@@ -33,7 +33,7 @@ const presets = {
     ...(isPublished(options) ? merged(options) : mergedNeurons(options)),
     {
       step: 'factorize',
-      method: isPublished(options) ? 'losparse' : 'joint',
+      ...(isPublished(options) ? { method: 'losparse', importance: 'model' } : { method: 'joint' }),
       rank: needed(options, 'rank'),
       rows: options.rows ?? 0,
     },

@@ -98,6 +98,12 @@ export const factorizeStep = z
       .optional()
       .describe("n:m part beside the factors, as '2:4'"),
     steps: z.int().min(16).max(10_000).optional().describe('losparse: pruning steps, a batch each; default 64'),
+    importance: z
+      .enum(['layer', 'model'])
+      .optional()
+      .describe(
+        'losparse: whose loss would miss the rows that stay: the layer’s own (default), the model’s (published)',
+      ),
     layers: z.record(z.string().regex(/^\d+$/), z.strictObject({ rank: z.int().min(1) })).optional(),
   })
   .describe('Matrices as low rank, with kept rows or an n:m part');

@@ -2,6 +2,7 @@ import { denseMatrices, type Expert, type ExpertLayer, type Matrix } from '../ex
 import { deltaLayer } from '../factorize/delta.ts';
 import { jointRank, splitRows } from '../factorize/gated.ts';
 import { losparseLayer } from '../factorize/losparse-layer.ts';
+import { losparseRows } from '../factorize/losparse-model.ts';
 import {
   lowRankWithRows,
   lowRankWithSparse,
@@ -29,17 +30,24 @@ interface Target {
  * costs as much as two pairs of the rank asked for. The down projection is first refitted to what gate and up then give.
  */
 export function factorizingStep(step: FactorizeStep): Step {
+  const { steps = 64, rows } = step;
+  const rankOf = (layer: number): number => (step.layers?.[layer] ?? step).rank;
   return {
-    async apply(layer, context) {
-      const { rank } = step.layers?.[context.index] ?? step;
+    async plan(plan) {
+      const byModel = step.method === 'losparse' && step.importance === 'model' && rows > 0;
+      return byModel ? losparseRows(plan, { rankOf, rows, steps }) : [];
+    },
+    async apply(layer, context, decision) {
+      const rank = rankOf(context.index);
       const target: Target = {
         rank,
-        rows: step.rows,
+        rows,
         sparse: step.sparse === undefined ? undefined : patternOf(step.sparse, 'sparse'),
       };
       if (step.method === 'delta') return deltaLayer(layer, context, rank);
       if (step.method === 'losparse') {
-        const published = await losparseLayer(layer, context, { ...target, steps: step.steps ?? 64 });
+        const kept = decision as readonly (readonly number[])[] | undefined;
+        const published = await losparseLayer(layer, context, { ...target, steps, kept });
         return context.recover ? refitFactors(published, context) : published;
       }
       const weighted = step.method !== 'svd';

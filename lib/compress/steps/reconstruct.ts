@@ -1,12 +1,11 @@
 import { MoeError } from '../../errors.ts';
 import { denseExpert, denseMatrices, type ExpertLayer } from '../experts.ts';
+import { matrixNames } from '../gradients/experts.ts';
 import type { ReconstructStep } from '../recipe/schema.ts';
 import { Adam } from '../reconstruct/adam.ts';
-import { type MatrixName, outputGradients } from '../reconstruct/gradients.ts';
+import { outputGradients } from '../reconstruct/gradients.ts';
 import { refitDown } from '../recover/down.ts';
 import type { Step } from './step.ts';
-
-const names: readonly MatrixName[] = ['gate', 'up', 'down'];
 
 /**
  * Moves the matrices of all slots together towards what the block should give, by Adam on the layer's own output error, a batch of calibration
@@ -22,12 +21,12 @@ export function reconstructingStep({ steps, rate }: ReconstructStep): Step {
         const { hidden, width, gate, up, down } = denseMatrices(layer, slot);
         return { hidden, width, gate: gate?.slice(), up: up.slice(), down: down.slice() };
       });
-      const parameters = experts.flatMap((expert) => names.map((name) => expert[name] as Float32Array));
+      const parameters = experts.flatMap((expert) => matrixNames.map((name) => expert[name] as Float32Array));
       const adam = new Adam(parameters);
       for (let step = 0; step < steps; step++) {
         context.signal?.throwIfAborted();
         const { slots } = await outputGradients(layer, experts, context, step);
-        const gradients = slots.flatMap((slot) => names.map((name) => slot[name]));
+        const gradients = slots.flatMap((slot) => matrixNames.map((name) => slot[name]));
         adam.step(gradients, rate * (1 - step / steps));
       }
       const moved = { ...layer, slots: experts.map(denseExpert) };
@@ -38,7 +37,7 @@ export function reconstructingStep({ steps, rate }: ReconstructStep): Step {
 
 function requireDense({ slots, baseOf }: ExpertLayer): void {
   const plain = slots.every((expert) => {
-    return names.every((name) => {
+    return matrixNames.every((name) => {
       const { dense, factors, kept, sparse, codes } = expert[name] ?? {};
       return dense && !factors && !kept && !sparse && !codes;
     });

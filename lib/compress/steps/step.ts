@@ -13,10 +13,14 @@ export interface PlanContext {
   readonly recipe: Recipe;
   /** Of the MoE layers, in order. */
   readonly statistics: readonly LayerStatistics[];
+  readonly windows: readonly Int32Array[];
   /** The original model over the calibration windows, from `embed` on. */
   readonly stream: LayerStream;
+  readonly signal: AbortSignal | undefined;
   /** What the last `group` step before decided, for each MoE layer. */
   readonly grouping: readonly Grouping[] | undefined;
+  /** Takes `stream` through the model as the steps before leave it: `visit` sees each MoE layer. */
+  eachLayerSoFar(phase: string, visit: (index: number, layer: ExpertLayer) => Promise<void>): Promise<void>;
   /** Says how far a plan is, and throws where the run was aborted. */
   report(phase: string, done: number, total: number): void;
 }

@@ -2,17 +2,22 @@ import assert from 'node:assert/strict';
 import { sumOf } from '../../../lib/compress/experts.ts';
 import {
   decompose,
+  keptRows,
   keptShare,
   LoSparsePruner,
-  type PrunedMatrix,
   type PruningOptions,
   type PruningUnit,
-  remainingRows,
 } from '../../../lib/compress/factorize/losparse.ts';
 import { closeTo, closeToLargest, type GoldenCase, goldenCase, slice } from '../golden-case.ts';
 import { productsOf } from '../golden-layer.ts';
 
 const f32 = (values: ArrayLike<number>): Float32Array => Float32Array.from(values);
+
+/** A matrix, and the units of it that stay. */
+interface Pruned {
+  readonly values: Float32Array;
+  readonly kept: Uint8Array;
+}
 
 /** Prunes the matrices of a case with its gradients, and compares thresholds and what is left. */
 function prune(
@@ -20,22 +25,32 @@ function prune(
   names: { rest: string; gradient: string; unit: PruningUnit; want: string }[],
   options: PruningOptions,
   thresholds: string,
-): { matrices: PrunedMatrix[]; keeps: number[] } {
-  const matrices = names.map(({ rest, unit }): PrunedMatrix => {
+): { matrices: Pruned[]; keeps: number[] } {
+  const matrices = names.map(({ rest, unit }) => {
     const { shape, values } = golden.tensor(rest);
     return { rows: shape[0] as number, columns: shape[1] as number, values: f32(values), unit };
   });
   const pruner = new LoSparsePruner(matrices, options);
   const keeps: number[] = [];
   golden.tensor(thresholds).values.forEach((want, step) => {
-    const { keep, threshold } = pruner.step(names.map(({ gradient }) => f32(slice(golden.tensor(gradient), step))));
+    for (const [at, { gradient }] of names.entries()) {
+      pruner.observe(at, matrices[at]?.values as Float32Array, f32(slice(golden.tensor(gradient), step)));
+    }
+    const { keep, threshold } = pruner.prune();
     keeps.push(keep);
     assert.ok(Math.abs(threshold - want) <= 1e-6 * want, `step ${step + 1}: ${threshold} for ${want}`);
   });
-  for (const [at, { want }] of names.entries()) {
-    closeTo((matrices[at] as PrunedMatrix).values, golden.tensor(want).values, 0);
-  }
-  return { matrices, keeps };
+  const pruned = matrices.map(({ values, unit, columns }, at): Pruned => {
+    const kept = pruner.kept(at);
+    const unitOf = {
+      row: (i: number) => Math.floor(i / columns),
+      column: (i: number) => i % columns,
+      entry: (i: number) => i,
+    };
+    return { values: values.map((value, i) => (kept[unitOf[unit](i)] ? value : 0)), kept };
+  });
+  for (const [at, { want }] of names.entries()) closeTo(pruned[at]?.values ?? [], golden.tensor(want).values, 0);
+  return { matrices: pruned, keeps };
 }
 
 describe('LoSparse', () => {
@@ -69,8 +84,9 @@ describe('LoSparse', () => {
     const { matrices, keeps } = prune(golden, names, { schedule }, 'fsgpt_threshold');
     closeTo(keeps, golden.tensor('fsgpt_keep').values, 1e-12);
 
-    const [first, size] = [matrices[0] as PrunedMatrix, { rows: 48, columns: 40 }];
-    const kept = remainingRows(first.values, size);
+    const [first, size] = [matrices[0] as Pruned, { rows: 48, columns: 40 }];
+    const index = Int32Array.from(first.kept.keys()).filter((row) => first.kept[row]);
+    const kept = keptRows(first.values, 40, index);
     assert.deepEqual([...kept.index], [...golden.tensor('kept').values]);
     const deployed = sumOf({ ...size, factors: parts[0]?.factors as NonNullable<(typeof parts)[0]>['factors'], kept });
     const y = productsOf(golden.tensor('x').values, deployed, 40);
