@@ -45,14 +45,23 @@ export class SafetensorsFile implements TensorSource {
   }
 
   async read(name: string): Promise<StoredArray> {
+    return this.#read(name);
+  }
+
+  async readF32(name: string): Promise<Float32Array> {
+    return this.readF32Now(name);
+  }
+
+  /** As {@link readF32}, on the calling thread at once. */
+  readF32Now(name: string): Float32Array {
+    return widen(name, this.entry(name).dtype, this.#read(name));
+  }
+
+  #read(name: string): StoredArray {
     const { dtype, begin, end } = this.entry(name);
     const buffer = new ArrayBuffer(end - begin);
     this.#file.read(begin, new Uint8Array(buffer));
     return storedArray(dtype, buffer);
-  }
-
-  async readF32(name: string): Promise<Float32Array> {
-    return widen(name, this.entry(name).dtype, await this.read(name));
   }
 
   [Symbol.dispose](): void {

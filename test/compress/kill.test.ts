@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -25,7 +25,7 @@ describe('a killed compression', () => {
     options: readonly string[],
     watch: () => boolean = () => false,
   ): Promise<number | null> {
-    const settings = ['--recipe', 'merge', '--groups', '8', '--calibrate', text, '--calibration-tokens', '1024'];
+    const settings = ['--calibrate', text, '--calibration-tokens', '1024'];
     const command = ['--import=tsx', join(root, 'lib/cli/main.ts'), 'compress', model, '--out', out, ...settings];
     const child = spawn(process.execPath, [...command, ...options], { stdio: 'ignore' });
     const timer = setInterval(() => {
@@ -49,9 +49,11 @@ describe('a killed compression', () => {
     );
   }
 
+  const merge = ['--recipe', 'merge', '--groups', '8'];
+
   it('goes on with --resume, to the same bytes, wherever it was killed', async () => {
     const whole = join(folder, 'whole');
-    assert.equal(await compress(whole, []), 0);
+    assert.equal(await compress(whole, merge), 0);
     const expected = await hashes(whole);
     const out = join(folder, 'killed');
     const partial = (name: string): string => join(folder, 'killed.partial', name);
@@ -63,12 +65,25 @@ describe('a killed compression', () => {
       () => existsSync(partial('config.json')),
     ];
     for (const [index, place] of places.entries()) {
-      await compress(out, ['--resume'], place);
+      await compress(out, [...merge, '--resume'], place);
       if (existsSync(out)) continue; // it was too quick to be killed there
-      assert.equal(await compress(out, ['--resume']), 0, `place ${index}`);
+      assert.equal(await compress(out, [...merge, '--resume']), 0, `place ${index}`);
       assert.deepEqual(await hashes(out), expected, `place ${index}`);
       assert.deepEqual((await readdir(folder)).sort(), ['killed', 'whole']);
       await rm(out, { recursive: true });
     }
+  });
+
+  it('leaves nothing of a plan that was killed over the layers of the whole model', async () => {
+    const recipe = join(folder, 'recipe.json');
+    const factorize = { step: 'factorize', method: 'losparse', importance: 'model', rank: 8, rows: 0.1, steps: 16 };
+    await writeFile(recipe, JSON.stringify({ steps: [factorize], recover: 'none' }));
+    const [whole, out] = [join(folder, 'planned'), join(folder, 'unplanned')];
+    assert.equal(await compress(whole, ['--recipe', recipe]), 0);
+    const planning = join(folder, 'unplanned.partial', 'layer-2.partial');
+    assert.notEqual(await compress(out, ['--recipe', recipe, '--resume'], () => existsSync(planning)), 0);
+    assert.ok(existsSync(planning));
+    assert.equal(await compress(out, ['--recipe', recipe, '--resume']), 0);
+    assert.deepEqual(await hashes(out), await hashes(whole));
   });
 });

@@ -1,16 +1,20 @@
 /** LoSparse on the experts of a layer: how they fall apart, which rows a layer's own output wants, and what is stored. */
-import { denseMatrices, type Expert, type ExpertLayer, type Factors } from '../experts.ts';
+import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix } from '../experts.ts';
 import { type MatrixName, matrixNames } from '../gradients/experts.ts';
 import type { LayerContext } from '../layer-context.ts';
 import { outputGradients } from '../reconstruct/gradients.ts';
-import { decompose, keptRows, LoSparsePruner, type PruningSchedule } from './losparse.ts';
-import type { Shape } from './low-rank.ts';
+import { keptRows, LoSparsePruner, type PruningSchedule } from './losparse.ts';
+import { lowRank, residual, type Shape } from './low-rank.ts';
 
-/** A matrix W = low + rest, where low is what the factors give. */
+/** A matrix of a slot, and the factors of it. */
 export interface Part extends Shape {
   readonly slot: number;
   readonly name: MatrixName;
   readonly factors: Factors;
+}
+
+/** What the factors give of a matrix and what they miss, f32 [rows, columns]. */
+export interface Split {
   readonly low: Float32Array;
   readonly rest: Float32Array;
 }
@@ -35,12 +39,22 @@ export async function partsOf(layer: ExpertLayer, rank: number, signal: AbortSig
       const dense = expert[name];
       if (!dense) continue;
       const [rows, columns] = name === 'down' ? [expert.hidden, expert.width] : [expert.width, expert.hidden];
-      const { factors, rest } = await decompose(dense, { rows, columns }, Math.min(rank, rows, columns));
-      const low = dense.map((value, at) => value - (rest[at] as number));
-      parts.push({ rows, columns, slot, name, factors, low, rest });
+      const factors = await lowRank(dense, { rows, columns }, Math.min(rank, rows, columns), {});
+      parts.push({ rows, columns, slot, name, factors });
     }
   }
   return parts;
+}
+
+/** The matrices of a layer, part by part. */
+export async function splitsOf(layer: ExpertLayer, parts: readonly Part[]): Promise<Split[]> {
+  const splits: Split[] = [];
+  for (const part of parts) {
+    const dense = denseMatrices(layer, part.slot)[part.name] as Float32Array;
+    const rest = await residual(dense, part.factors, part);
+    splits.push({ low: dense.map((value, at) => value - (rest[at] as number)), rest });
+  }
+  return splits;
 }
 
 /** A pruner of the rows of all rests. */
@@ -51,12 +65,17 @@ export function prunerOf(parts: readonly Part[], schedule: PruningSchedule): LoS
   );
 }
 
-/** The layer while its rests are pruned, dense. */
-export function prunedLayer(layer: ExpertLayer, parts: readonly Part[], kept: (part: Part) => Uint8Array): ExpertLayer {
-  return withMatrices(layer, parts, (part) => {
-    const { rows, columns, low, rest } = part;
-    const stays = kept(part);
-    const dense = low.map((value, at) => value + (stays[Math.floor(at / columns)] ? (rest[at] as number) : 0));
+/** The layer while its rests are pruned, dense; `kept`: [rows] of a part, 1 for those that are left. */
+export function prunedLayer(
+  layer: ExpertLayer,
+  parts: readonly Part[],
+  splits: readonly Split[],
+  kept: (at: number) => Uint8Array,
+): ExpertLayer {
+  return withMatrices(layer, parts, ({ rows, columns }, at) => {
+    const { low, rest } = splits[at] as Split;
+    const stays = kept(at);
+    const dense = low.map((value, i) => value + (stays[Math.floor(i / columns)] ? (rest[i] as number) : 0));
     return { rows, columns, dense };
   });
 }
@@ -81,11 +100,12 @@ export async function losparseLayer(
   },
 ): Promise<ExpertLayer> {
   const parts = await partsOf(layer, o.rank, context.signal);
-  const kept = o.kept ?? (o.rows > 0 ? await ownRows(layer, context, parts, scheduleOf(o.steps, o.rows)) : []);
-  return withMatrices(layer, parts, (part) => {
-    const { rows, columns, factors, rest } = part;
-    const index = Int32Array.from(kept[parts.indexOf(part)] ?? []);
-    return { rows, columns, factors, ...(index.length > 0 && { kept: keptRows(rest, columns, index) }) };
+  const splits = o.rows > 0 ? await splitsOf(layer, parts) : [];
+  const kept = o.kept ?? (o.rows > 0 ? await ownRows(layer, context, parts, splits, scheduleOf(o.steps, o.rows)) : []);
+  return withMatrices(layer, parts, ({ rows, columns, factors }, at) => {
+    const index = Int32Array.from(kept[at] ?? []);
+    if (index.length === 0) return { rows, columns, factors };
+    return { rows, columns, factors, kept: keptRows((splits[at] as Split).rest, columns, index) };
   });
 }
 
@@ -93,16 +113,17 @@ async function ownRows(
   layer: ExpertLayer,
   context: LayerContext,
   parts: readonly Part[],
+  splits: readonly Split[],
   schedule: PruningSchedule,
 ): Promise<number[][]> {
   const pruner = prunerOf(parts, schedule);
   for (let step = 0; step < schedule.steps; step++) {
     context.signal?.throwIfAborted();
-    const now = prunedLayer(layer, parts, (part) => pruner.kept(parts.indexOf(part)));
+    const now = prunedLayer(layer, parts, splits, (at) => pruner.kept(at));
     const experts = now.slots.map((_, slot) => denseMatrices(now, slot));
     const { slots } = await outputGradients(layer, experts, context, step);
-    for (const [at, { slot, name, rest }] of parts.entries()) {
-      pruner.observe(at, rest, slots[slot]?.[name] as Float32Array);
+    for (const [at, { slot, name }] of parts.entries()) {
+      pruner.observe(at, (splits[at] as Split).rest, slots[slot]?.[name] as Float32Array);
     }
     pruner.prune();
   }
@@ -115,15 +136,14 @@ export function indices(kept: Uint8Array): number[] {
 }
 
 /** The layer with other matrices, one for each part. */
-function withMatrices(layer: ExpertLayer, parts: readonly Part[], matrixOf: (part: Part) => Expert['up']): ExpertLayer {
-  const slots = layer.slots.map(({ hidden, width }, slot) => {
-    const own = parts.filter((part) => part.slot === slot);
-    return {
-      hidden,
-      width,
-      ...Object.fromEntries(own.map((part) => [part.name, matrixOf(part)])),
-    } as unknown as Expert;
-  });
+function withMatrices(
+  layer: ExpertLayer,
+  parts: readonly Part[],
+  matrixOf: (part: Part, at: number) => Matrix,
+): ExpertLayer {
+  const slots: Record<string, unknown>[] = layer.slots.map(({ hidden, width }) => ({ hidden, width }));
+  for (const [at, part] of parts.entries())
+    (slots[part.slot] as Record<string, unknown>)[part.name] = matrixOf(part, at);
   const { baseOf: _, ...rest } = layer;
-  return { ...rest, slots };
+  return { ...rest, slots: slots as unknown as Expert[] };
 }

@@ -2,12 +2,31 @@
 import { MoeError } from '../../errors.ts';
 import type { ExpertLayer } from '../experts.ts';
 import { modelGradients, requireDifferentiable } from '../gradients/model.ts';
+import { SpilledLayer } from '../spilled-layer.ts';
 import type { PlanContext } from '../steps/step.ts';
-import { indices, type Part, partsOf, prunedLayer, prunerOf, scheduleOf } from './losparse-layer.ts';
+import type { PruningSchedule } from './losparse.ts';
+import {
+  indices,
+  type Part,
+  partsOf,
+  prunedLayer,
+  prunerOf,
+  type Split,
+  scheduleOf,
+  splitsOf,
+} from './losparse-layer.ts';
+
+/** A layer as the steps before leave it, in a file, and where its parts begin among those of all layers. */
+interface OwnLayer {
+  readonly layer: ExpertLayer;
+  readonly parts: readonly Part[];
+  readonly first: number;
+}
 
 /**
  * Prunes the rests of all layers together, by gradients of the model's mean cross-entropy, a calibration window for each step, under one
- * threshold over all of them (arXiv 2310.01334, section 3.3, and the code published with it). Weights do not move: only rows go.
+ * threshold over all of them (arXiv 2310.01334, section 3.3, and the code published with it). Weights do not move: only rows go. The layers lie in
+ * files of the folder in the making meanwhile; their factors stay in memory.
  *
  * @param o.rankOf a layer's matrices
  * @param o.rows share of the rests' entries that stays, in whole rows
@@ -19,36 +38,56 @@ export async function losparseRows(
   plan: PlanContext,
   { rankOf, rows, steps }: { rankOf(layer: number): number; readonly rows: number; readonly steps: number },
 ): Promise<number[][][]> {
-  const { source, stream, signal } = plan;
-  requireDifferentiable(source);
+  const { signal } = plan;
+  requireDifferentiable(plan.source);
   const windows = plan.windows.filter(({ length }) => length > 1);
   if (windows.length === 0) {
     const expected = 'a window of two tokens or more, for a loss';
     throw new MoeError('RECIPE_INVALID', { argument: 'calibrate', expected, received: 'windows of one' });
   }
-  const layers = new Map<number, { readonly layer: ExpertLayer; readonly parts: readonly Part[] }>();
-  await plan.eachLayerSoFar('factorize', async (index, layer) => {
-    layers.set(index, { layer, parts: await partsOf(layer, rankOf(index), signal) });
-  });
+  const spilled: SpilledLayer[] = [];
+  try {
+    const layers = new Map<number, OwnLayer>();
+    let first = 0;
+    await plan.eachLayerSoFar('factorize', async (index, layer) => {
+      const own = await SpilledLayer.write(plan.folder.file(`layer-${index}.partial`), layer);
+      spilled.push(own);
+      const parts = await partsOf(own.layer, rankOf(index), signal);
+      layers.set(index, { layer: own.layer, parts, first });
+      first += parts.length;
+    });
+    return await rowsOf(plan, windows, layers, scheduleOf(steps, rows));
+  } finally {
+    for (const own of spilled) await own[Symbol.asyncDispose]();
+  }
+}
+
+async function rowsOf(
+  { source, stream, signal, report }: PlanContext,
+  windows: readonly Int32Array[],
+  layers: ReadonlyMap<number, OwnLayer>,
+  schedule: PruningSchedule,
+): Promise<number[][][]> {
   const all = [...layers.values()].flatMap(({ parts }) => parts);
-  const places = new Map(all.map((part, at) => [part, at]));
-  const place = (part: Part): number => places.get(part) as number;
-  const pruner = prunerOf(all, scheduleOf(steps, rows));
-  for (let step = 0; step < steps; step++) {
-    plan.report('weigh the rows', step, steps);
+  const pruner = prunerOf(all, schedule);
+  let [last, splits]: [number, Split[]] = [-1, []];
+  for (let step = 0; step < schedule.steps; step++) {
+    report('weigh the rows', step, schedule.steps);
     await modelGradients(stream.device, source, windows[step % windows.length] as Int32Array, {
       signal,
-      experts(index) {
-        const { layer, parts } = layers.get(index) as { layer: ExpertLayer; parts: readonly Part[] };
-        return prunedLayer(layer, parts, (part) => pruner.kept(place(part)));
+      async experts(index) {
+        const { layer, parts, first } = layers.get(index) as OwnLayer;
+        if (last !== index) [last, splits] = [index, await splitsOf(layer, parts)];
+        return prunedLayer(layer, parts, splits, (at) => pruner.kept(first + at));
       },
       visit(index, slots) {
-        for (const part of layers.get(index)?.parts ?? []) {
-          pruner.observe(place(part), part.rest, slots[part.slot]?.[part.name] as Float32Array);
+        const { parts, first } = layers.get(index) as OwnLayer;
+        for (const [at, { slot, name }] of parts.entries()) {
+          pruner.observe(first + at, (splits[at] as Split).rest, slots[slot]?.[name] as Float32Array);
         }
       },
     });
     pruner.prune();
   }
-  return [...layers.values()].map(({ parts }) => parts.map((part) => indices(pruner.kept(place(part)))));
+  return [...layers.values()].map(({ parts, first }) => parts.map((_, at) => indices(pruner.kept(first + at))));
 }

@@ -2,20 +2,8 @@
  * LoSparse, as MC-SMoE's second step has it (arXiv 2306.11222; 2310.01334, section 3.3): a matrix as low rank and a rest, whose rows are
  * pruned step by step by how much the loss would miss them.
  */
-import type { Factors, KeptRows } from '../experts.ts';
-import { product } from '../numerics.ts';
-import { lowRank, type Shape } from './low-rank.ts';
-
-/** W = L·R + S: the truncated SVD with the root of the spectrum on each side, and what it misses, f32 [rows, columns]. */
-export async function decompose(
-  weight: Float32Array,
-  shape: Shape,
-  rank: number,
-): Promise<{ factors: Factors; rest: Float32Array }> {
-  const factors = await lowRank(weight, shape, rank, {});
-  const given = await product(factors.b, factors.a, { ...shape, depth: rank });
-  return { factors, rest: weight.map((value, at) => value - (given[at] as number)) };
-}
+import type { KeptRows } from '../experts.ts';
+import type { Shape } from './low-rank.ts';
 
 /** When a rest is pruned. */
 export interface PruningSchedule {

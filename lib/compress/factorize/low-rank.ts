@@ -135,7 +135,8 @@ function sortBlock(values: Float32Array, index: Uint8Array, at: number, n: numbe
 }
 
 /** W − B·A. */
-async function residual(
+/** What the factors miss of a matrix. */
+export async function residual(
   weight: Float32Array,
   { rank, a, b }: Factors,
   { rows, columns }: Shape,

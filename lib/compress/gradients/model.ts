@@ -19,7 +19,7 @@ const floats: PartForms = { dense: f32, factors: f32, kept: f32, sparse: f32 };
 
 export interface ModelGradientOptions {
   /** The experts of each MoE layer, by its index; asked for forward and back. */
-  readonly experts: (index: number) => ExpertLayer;
+  readonly experts: (index: number) => Promise<ExpertLayer>;
   /** Gets the gradients of each MoE layer's dense matrices, slot by slot, from the last layer to the first. */
   readonly visit: (index: number, slots: readonly ExpertGradients[]) => void;
   readonly signal?: AbortSignal | undefined;
@@ -54,7 +54,7 @@ export async function modelGradients(
       inputs.push({ hidden, middle: state().middle });
       if (block.kind === 'moe') {
         // In floats, as back: what a layer is stored as comes later.
-        const layer = { ...experts(index), forms: { up: floats, down: floats } };
+        const layer = { ...(await experts(index)), forms: { up: floats, down: floats } };
         await leaveWith(stream, layer, block.moe, family.names.layer(index).moe);
       } else {
         await stream.leave();
@@ -67,7 +67,7 @@ export async function modelGradients(
       const { hidden, middle } = inputs.pop() as (typeof inputs)[0];
       const names = family.names.layer(index);
       const o = { device, source: checkpoint, names, epsilon: config.epsilon, x: middle, gradient };
-      const back = await blockGradient(block, block.kind === 'moe' ? experts(index) : undefined, o);
+      const back = await blockGradient(block, block.kind === 'moe' ? await experts(index) : undefined, o);
       if (block.kind === 'moe') visit(index, back.slots);
       // Nothing stands before the first layer's experts.
       if (index > 0) gradient = await attentionGradient(checkpoint, config, { names, window }, hidden, back.gradient);

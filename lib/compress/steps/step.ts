@@ -1,4 +1,5 @@
 /** A step of a recipe as the pipeline runs it. */
+import type { OutputFolder } from '../../checkpoint/folder.ts';
 import type { ExpertLayer } from '../experts.ts';
 import { LayerContext } from '../layer-context.ts';
 import type { Recipe } from '../recipe/schema.ts';
@@ -17,6 +18,8 @@ export interface PlanContext {
   /** The original model over the calibration windows, from `embed` on. */
   readonly stream: LayerStream;
   readonly signal: AbortSignal | undefined;
+  /** Where a plan may keep files named `*.partial` while it is made. */
+  readonly folder: OutputFolder;
   /** What the last `group` step before decided, for each MoE layer. */
   readonly grouping: readonly Grouping[] | undefined;
   /** Takes `stream` through the model as the steps before leave it: `visit` sees each MoE layer. */

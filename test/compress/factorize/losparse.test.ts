@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
-import { sumOf } from '../../../lib/compress/experts.ts';
+import { type Factors, sumOf } from '../../../lib/compress/experts.ts';
 import {
-  decompose,
   keptRows,
   keptShare,
   LoSparsePruner,
   type PruningOptions,
   type PruningUnit,
 } from '../../../lib/compress/factorize/losparse.ts';
+import { lowRank, residual } from '../../../lib/compress/factorize/low-rank.ts';
 import { closeTo, closeToLargest, type GoldenCase, goldenCase, slice } from '../golden-case.ts';
 import { productsOf } from '../golden-layer.ts';
 
@@ -72,8 +72,9 @@ describe('LoSparse', () => {
     for (const name of ['0', '1']) {
       const { shape, values } = golden.tensor(`W${name}`);
       const size = { rows: shape[0] as number, columns: shape[1] as number };
-      parts.push(await decompose(f32(values), size, 6));
-      closeToLargest(parts.at(-1)?.rest ?? [], golden.tensor(`S${name}`).values, 2e-5);
+      const factors = await lowRank(f32(values), size, 6, {});
+      parts.push(factors);
+      closeToLargest(await residual(f32(values), factors, size), golden.tensor(`S${name}`).values, 2e-5);
     }
     const names = ['0', '1'].map((name) => ({
       rest: `S${name}`,
@@ -88,7 +89,7 @@ describe('LoSparse', () => {
     const index = Int32Array.from(first.kept.keys()).filter((row) => first.kept[row]);
     const kept = keptRows(first.values, 40, index);
     assert.deepEqual([...kept.index], [...golden.tensor('kept').values]);
-    const deployed = sumOf({ ...size, factors: parts[0]?.factors as NonNullable<(typeof parts)[0]>['factors'], kept });
+    const deployed = sumOf({ ...size, factors: parts[0] as Factors, kept });
     const y = productsOf(golden.tensor('x').values, deployed, 40);
     closeToLargest(y, golden.tensor('y_deployed').values, 2e-5);
     closeToLargest(y, golden.tensor('y').values, 2e-5);

@@ -78,7 +78,7 @@ describe("gradients of the whole model's loss", () => {
   ): Promise<{ loss: number; gradients: Map<number, readonly ExpertGradients[]> }> {
     const gradients = new Map<number, readonly ExpertGradients[]>();
     const loss = await modelGradients(device, source, ids, {
-      experts: (index) => layers.get(index) as ExpertLayer,
+      experts: async (index) => layers.get(index) as ExpertLayer,
       visit: (index, slots) => gradients.set(index, slots),
     });
     return { loss, gradients };
