@@ -4,9 +4,10 @@ import type { Value } from '../../graph/value.ts';
 import { Weight } from '../../weight/weight.ts';
 import { transpose } from '../expert.ts';
 import { denseMatrix, type Expert, type ExpertLayer } from '../experts.ts';
-import type { InputMoments, LayerContext, ObservedSlots, RoutedObserved } from '../layer-context.ts';
+import type { InputMoments, LayerContext } from '../layer-context.ts';
 import { type LayerPart, partsOf, type SlotSums, widestOf } from '../layer-parts.ts';
 import { symmetricInverse } from '../numerics.ts';
+import type { ObservedSlots, RoutedObserved } from '../slot-observer.ts';
 import { conjugateGradients, type Metric } from './conjugate-gradients.ts';
 
 /** A step is halved so often where the error does not fall. */
@@ -346,19 +347,16 @@ async function missingFrom(
   observe: Observe,
 ): Promise<{ error: number; missing: Float32Array[] }> {
   const found: Float32Array[] = [];
-  const { error } = await context.withProjection(layer, 'up', (up) =>
-    context.withProjection(layer, 'down', (down) =>
-      observe(
-        { error: [layer.hidden] },
-        (observed, states) => {
-          const { graph, values, routing } = observed;
-          const h = graph.linear(values.input, up, { activation: layer.kind, routing });
-          const missing = context.missing(observed, graph.linear(h, down, { routing, gather: false }));
-          graph.accumulate('sum', graph.multiply(missing, missing), states.error);
-          graph.output('missing', missing);
-        },
-        { each: ({ missing }) => found.push(missing as Float32Array) },
-      ),
+  const { error } = await context.withRows(layer, (rowsIn) =>
+    observe(
+      { error: [layer.hidden] },
+      (observed, states) => {
+        const { graph } = observed;
+        const missing = context.missing(observed, rowsIn(observed, observed.routing));
+        graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+        graph.output('missing', missing);
+      },
+      { each: ({ missing }) => found.push(missing as Float32Array) },
     ),
   );
   return { error: error.reduce((sum, value) => sum + value, 0), missing: found };

@@ -14,22 +14,8 @@ import { loadLayer } from '../../model/weights.ts';
 import { buildMlp, buildMoe, type MoeValues, type MoeWeights } from '../../moe/block.ts';
 import { WeightLoader } from '../../moe/loader.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-
-/** Several windows that run at once, as sequences of one batch. */
-interface Batch {
-  readonly ids: Int32Array;
-  readonly places: Readonly<Record<'positions' | 'sequence' | 'lengths' | 'pages', Int32Array>>;
-  /** f32 [tokens, hidden]: what the next layer gets. */
-  hidden: Float32Array;
-  /** f32 [tokens, hidden]: after the attention of the layer that was entered. */
-  middle: Float32Array;
-  /** Which copy of the windows it belongs to; 0: the first one. */
-  readonly branch: number;
-  /** The same windows in the original model, whose `hidden` is one block ahead while a layer is entered. */
-  original?: Batch;
-}
-
-const batchTokens = 512;
+import { type Batch, intoBatches } from './batches.ts';
+import { branchLosses } from './losses.ts';
 
 /** The values of an MoE block as the original experts give them, and its weights. */
 export interface Observed {
@@ -245,39 +231,11 @@ export class LayerStream {
   /** Mean negative log-likelihood of each branch, nats a token, once all layers were left. The first token of a window is not scored. */
   async losses(): Promise<Map<number, number>> {
     const loader = new WeightLoader(this.device, this.#checkpoint, { signal: this.#signal });
-    const sums = new Map<number, { sum: number; tokens: number }>();
     try {
-      const { names } = this.#family;
-      const { config } = this;
-      const norm = await loader.tensor(`${names.finalNorm}.weight`);
-      const head = await loader.linear(config.tied ? names.embedding : names.head, config.vocabulary, config.hidden);
-      const graph = new Graph(this.device);
-      const hidden = graph.input('hidden', 'f32', ['tokens', config.hidden]);
-      const logits = graph.linear(graph.norm(hidden, norm, { epsilon: config.epsilon }), head);
-      const { logProbability } = graph.score(logits, { ids: graph.input('targets', 'i32', ['tokens']) });
-      graph.output('result', logProbability);
-      const tokens = Math.max(...this.#batches.map(({ ids }) => ids.length));
-      const program = graph.compile({ tokens });
-      try {
-        for (const batch of this.#batches) {
-          const targets = nextIds(batch);
-          const result = new Float32Array(targets.length);
-          await program.run({ hidden: batch.hidden, targets }, { into: { result }, signal: this.#signal });
-          const total = sums.get(batch.branch) ?? { sum: 0, tokens: 0 };
-          targets.forEach((target, at) => {
-            if (target < 0) return;
-            total.sum -= result[at] as number;
-            total.tokens++;
-          });
-          sums.set(batch.branch, total);
-        }
-      } finally {
-        program.dispose();
-      }
+      return await branchLosses(loader, this.config, this.#family.names, this.#batches, this.#signal);
     } finally {
       loader.dispose();
     }
-    return new Map(Array.from(sums, ([branch, { sum, tokens }]) => [branch, sum / tokens]));
   }
 
   #originals(): Batch[] {
@@ -369,46 +327,4 @@ export class LayerStream {
       for (const cache of Object.values(caches)) cache.dispose();
     }
   }
-}
-/** The token that follows each one in its window; −1 for the last. */
-function nextIds({ ids, places: { lengths } }: Batch): Int32Array {
-  const next = new Int32Array(ids.length).fill(-1);
-  let begin = 0;
-  for (const length of lengths) {
-    next.set(ids.subarray(begin + 1, begin + length), begin);
-    begin += length;
-  }
-  return next;
-}
-
-function intoBatches(windows: readonly Int32Array[]): Batch[] {
-  const groups: Int32Array[][] = [];
-  let tokens = Number.POSITIVE_INFINITY;
-  for (const window of windows) {
-    if (tokens + window.length > batchTokens) {
-      groups.push([]);
-      tokens = 0;
-    }
-    (groups.at(-1) as Int32Array[]).push(window);
-    tokens += window.length;
-  }
-  return groups.map((group) => {
-    const each = <T>(value: (window: Int32Array, sequence: number, at: number) => T): Int32Array =>
-      Int32Array.from(
-        group.flatMap((window, sequence) => Array.from(window, (_, at) => value(window, sequence, at))) as number[],
-      );
-    const pagesEach = Math.ceil(Math.max(...group.map((window) => window.length)) / pageSize);
-    return {
-      ids: each((window, _, at) => window[at]),
-      places: {
-        positions: each((_, __, at) => at),
-        sequence: each((_, sequence) => sequence),
-        lengths: Int32Array.from(group, (window) => window.length),
-        pages: Int32Array.from({ length: group.length * pagesEach }, (_, page) => page),
-      },
-      hidden: new Float32Array(),
-      middle: new Float32Array(),
-      branch: 0,
-    };
-  });
 }

@@ -1,0 +1,240 @@
+/** The slots of a layer that takes the place of an entered one: how tokens come to them, and what they give. */
+import { MemoryTensors, type StoredTensor } from '../checkpoint/tensor-source.ts';
+import type { Graph } from '../graph/graph.ts';
+import type { Routing } from '../graph/routing.ts';
+import type { Value } from '../graph/value.ts';
+import { loadProjection } from '../moe/bank.ts';
+import type { MoeValues } from '../moe/block.ts';
+import { WeightLoader } from '../moe/loader.ts';
+import type { MoeNames, MoeSpec } from '../moe/spec.ts';
+import { Weight } from '../weight/weight.ts';
+import { aimOf, minus } from './aim.ts';
+import { describeLayer, encodeExperts, specOf } from './encode.ts';
+import type { ExpertLayer } from './experts.ts';
+import { type LayerPart, partBytes, partsOf, wholePart, widestOf } from './layer-parts.ts';
+import type { LayerStream, Observed, ObserveOptions } from './statistics/layer-stream.ts';
+
+/** An observed block, how its tokens come to the slots of the layer that takes its place, and what that should give. */
+export interface RoutedObserved extends Observed {
+  readonly routing: Routing;
+  /** f32 [tokens, hidden]: the original output, and a share of what the layers before have lost. */
+  readonly aim: Value;
+}
+
+/** Which of the slots and of the tokens are observed: all, if nothing is said. */
+export interface ObservedSlots extends Pick<ObserveOptions, 'each' | 'batch'> {
+  /** Only the slots of a run of the layer. */
+  readonly part?: LayerPart;
+  /** f32 [tokens, hidden] of each batch: {@link RoutedObserved.aim} of these slots, where others give the rest. */
+  readonly aim?: readonly Float32Array[] | undefined;
+}
+
+/** f32 [rows, …]: a value of the slots, row by row of a routing to them. */
+export type RowsIn = (observed: Observed, routing: Routing) => Value;
+
+/** How tokens come to slots. */
+export type Router = (graph: Graph, values: MoeValues) => Routing;
+
+export class SlotObserver {
+  readonly spec: MoeSpec;
+  readonly names: MoeNames;
+  readonly stream: LayerStream;
+  readonly signal: AbortSignal | undefined;
+  /** Bytes of what is looked at together, unless a slot or a group alone has more. */
+  readonly partBytes: number;
+
+  constructor(
+    spec: MoeSpec,
+    names: MoeNames,
+    stream: LayerStream,
+    signal: AbortSignal | undefined,
+    most: number = partBytes,
+  ) {
+    this.spec = spec;
+    this.names = names;
+    this.stream = stream;
+    this.signal = signal;
+    this.partBytes = most;
+  }
+
+  /** Sums of the caller's own, zero at first, over the tokens as the layer's slots get them; see {@link LayerStream.observe}. */
+  observe<S extends string>(
+    layer: ExpertLayer,
+    shapes: Readonly<Record<S, readonly number[]>>,
+    build: (observed: RoutedObserved, states: Readonly<Record<S, Value>>) => void,
+    { part, aim, ...o }: ObservedSlots = {},
+  ): Promise<Readonly<Record<S, Float64Array>>> {
+    return this.withRouting(
+      layer,
+      (route) =>
+        this.stream.observe(
+          shapes,
+          (observed, states) => {
+            const routing = route(observed.graph, observed.values);
+            build({ ...observed, routing, aim: observed.inputs.aim ?? aimOf(observed) }, states);
+          },
+          { ...o, ...(aim && { inputs: { aim } }) },
+        ),
+      part,
+    );
+  }
+
+  /** What the rows of all slots together are short of what the block should give, f32 [tokens, hidden]. */
+  missing({ graph, routing, aim }: RoutedObserved, rows: Value): Value {
+    return minus(graph, aim, graph.combine(rows, routing));
+  }
+
+  /** What all slots together give, f32 [tokens, hidden] of each batch, summed up run by run. */
+  async #outputs(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
+    let sums: Float32Array[] | undefined;
+    for (const part of parts) {
+      const given = await this.#withOutput(layer, part, (outputOf) => this.#arrays({}, outputOf));
+      sums ??= given.map(({ length }) => new Float32Array(length));
+      for (const [batch, sum] of sums.entries()) {
+        const own = given[batch] as Float32Array;
+        for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + (own[at] as number);
+      }
+    }
+    return sums ?? [];
+  }
+
+  /** What all slots together are short of what the block should give, f32 [tokens, hidden] of each batch. */
+  async shortfall(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
+    const given = await this.#outputs(layer, parts);
+    return this.#arrays({ given }, (observed) =>
+      minus(observed.graph, aimOf(observed), observed.inputs.given as Value),
+    );
+  }
+
+  /** What the slots of a run should give, f32 [tokens, hidden] of each batch: what they give, and the layer's {@link shortfall}. */
+  runAim(layer: ExpertLayer, part: LayerPart, missing: readonly Float32Array[]): Promise<Float32Array[]> {
+    return this.#withOutput(layer, part, (outputOf) =>
+      this.#arrays({ missing }, (observed) => observed.graph.add(observed.inputs.missing as Value, outputOf(observed))),
+    );
+  }
+
+  /** Squared error of the layer's output over the squared original output, on the inputs that the layers before give. */
+  async outputError(layer: ExpertLayer): Promise<number> {
+    const { error, energy } = await this.blockError(layer);
+    return energy > 0 ? error / energy : 0;
+  }
+
+  /** The block's squared error towards the original one, and the original's energy, over all tokens. */
+  async blockError(layer: ExpertLayer): Promise<{ error: number; energy: number }> {
+    const { hidden } = this.spec;
+    const parts = this.hiddenParts(layer);
+    const outputs = parts.length > 1 ? await this.#outputs(layer, parts) : undefined;
+    const observe = (given: (observed: Observed) => Value) =>
+      this.stream.observe(
+        { error: [hidden], energy: [hidden] },
+        (observed, states) => {
+          const { graph, values } = observed;
+          const original = graph.combine(values.rows, values.routing);
+          const missing = minus(graph, original, given(observed));
+          graph.accumulate('sum', graph.multiply(missing, missing), states.error);
+          graph.accumulate('sum', graph.multiply(original, original), states.energy);
+        },
+        outputs && { inputs: { given: outputs } },
+      );
+    const { error, energy } = outputs
+      ? await observe(({ inputs }) => inputs.given as Value)
+      : await this.#withOutput(layer, parts[0] as LayerPart, observe);
+    const total = (sums: Float64Array): number => sums.reduce((sum, value) => sum + value, 0);
+    return { error: total(error), energy: total(energy) };
+  }
+
+  /** How tokens come to the slots of a run of the layer: by the original choices, or by a router of its own. */
+  protected async withRouting<T>(
+    layer: ExpertLayer,
+    body: (route: Router) => Promise<T>,
+    { partOf, layer: { slots } }: LayerPart = wholePart(layer),
+  ): Promise<T> {
+    const { router } = layer;
+    if (!router) return body((graph, values) => graph.regroup(values.routing, partOf, slots.length));
+    const { hidden } = this.spec;
+    const spec = specOf(this.spec, describeLayer(layer)).router;
+    const format = { format: 'f32' } as const;
+    const weightSpec = { in: hidden, out: layer.slots.length, format };
+    using weight = await Weight.from(this.stream.device, weightSpec, router);
+    return await body((graph, values) => {
+      const routing = graph.route(graph.linear(values.input, weight), spec);
+      return slots.length === layer.slots.length ? routing : graph.regroup(routing, partOf, slots.length);
+    });
+  }
+  /** What the slots of a run give together, f32 [tokens, hidden]. */
+  #withOutput<T>(
+    layer: ExpertLayer,
+    part: LayerPart,
+    body: (outputOf: (observed: Observed) => Value) => Promise<T>,
+  ): Promise<T> {
+    return this.withRouting(
+      layer,
+      (route) =>
+        this.withRows(part.layer, (rowsIn) =>
+          body((observed) => {
+            const routing = route(observed.graph, observed.values);
+            return observed.graph.combine(rowsIn(observed, routing), routing);
+          }),
+        ),
+      part,
+    );
+  }
+
+  /** What the neurons of all slots give: f32 [rows, width], the input of their down projections. */
+  protected withHidden<T>(layer: ExpertLayer, body: (hiddenIn: RowsIn) => Promise<T>): Promise<T> {
+    const { kind } = this.spec;
+    return this.#withProjection(layer, 'up', (up) =>
+      body(({ graph, values }, routing) => graph.linear(values.input, up, { activation: kind, routing })),
+    );
+  }
+
+  /** What all slots give, before the gates: f32 [rows, hidden]. */
+  withRows<T>(layer: ExpertLayer, body: (rowsIn: RowsIn) => Promise<T>): Promise<T> {
+    return this.withHidden(layer, (hiddenIn) =>
+      this.withDown(layer, (downOf) =>
+        body((observed, routing) => downOf(observed.graph, hiddenIn(observed, routing), routing)),
+      ),
+    );
+  }
+
+  /** What the down projections of all slots make of their inputs. */
+  protected withDown<T>(
+    layer: ExpertLayer,
+    body: (downOf: (graph: Graph, h: Value, routing: Routing) => Value) => Promise<T>,
+  ): Promise<T> {
+    return this.#withProjection(layer, 'down', (down) =>
+      body((graph, h, routing) => graph.linear(h, down, { routing, gather: false })),
+    );
+  }
+
+  /** One bank of the layer, exactly as a reader of the new folder will have it. */
+  async #withProjection<T>(layer: ExpertLayer, which: 'up' | 'down', body: (weight: Weight) => Promise<T>): Promise<T> {
+    const spec = specOf(this.spec, describeLayer(layer));
+    const stored = spec.stored as NonNullable<MoeSpec['stored']>;
+    const tensors: StoredTensor[] = [];
+    for await (const tensor of encodeExperts(layer, spec, this.names, which)) tensors.push(tensor);
+    const loader = new WeightLoader(this.stream.device, new MemoryTensors(tensors), { signal: this.signal });
+    try {
+      return await body(await loadProjection(loader, spec, stored, this.names, which));
+    } finally {
+      loader.dispose();
+    }
+  }
+
+  /** A value f32 [tokens, hidden], batch by batch. */
+  async #arrays(
+    inputs: Readonly<Record<string, readonly Float32Array[]>>,
+    build: (observed: Observed) => Value,
+  ): Promise<Float32Array[]> {
+    const found: Float32Array[] = [];
+    const each: ObserveOptions['each'] = ({ value }) => found.push(value as Float32Array);
+    await this.stream.observe({}, (observed) => observed.graph.output('value', build(observed)), { inputs, each });
+    return found;
+  }
+
+  /** The layer in runs of which the moments of what down reads fit in memory. */
+  protected hiddenParts(layer: ExpertLayer): LayerPart[] {
+    const widest = widestOf(layer);
+    return partsOf(layer, 8 * widest * (widest + layer.hidden), this.partBytes);
+  }
+}
