@@ -14,6 +14,7 @@ import { originalExpert, originalExperts } from './originals.ts';
 import type { Recipe } from './recipe/schema.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
 import { type Router, type RowsIn, SlotObserver } from './slot-observer.ts';
+import type { TokenSelection } from './statistics/batches.ts';
 import type { LayerStream, Observed } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
 
@@ -76,6 +77,7 @@ export class LayerContext extends SlotObserver {
   /** Other rows for the original router, f32 [experts, hidden]: from here on tokens choose by them. */
   async replaceRouter(rows: Float32Array): Promise<void> {
     this.#router = rows;
+    this.forgetChoices();
     await this.stream.replaceRouter(rows);
   }
 
@@ -91,13 +93,17 @@ export class LayerContext extends SlotObserver {
       const shapes = { gram: [part.layer.slots.length, hidden, hidden], counts: [router.experts] };
       const { gram, counts } = await this.withRouting(
         layer,
-        (route) =>
-          this.stream.observe(shapes, ({ graph, values }, states) => {
-            const routing = route(graph, values);
-            const x = graph.take(values.input, routing.tokenOf);
-            graph.accumulate('gram', x, states.gram, { routing, gatePower: power });
-            graph.accumulate('count', routing.ids, states.counts);
-          }),
+        (route, tokens) =>
+          this.stream.observe(
+            shapes,
+            ({ graph, values }, states) => {
+              const routing = route(graph, values);
+              const x = graph.take(values.input, routing.tokenOf);
+              graph.accumulate('gram', x, states.gram, { routing, gatePower: power });
+              graph.accumulate('count', routing.ids, states.counts);
+            },
+            { tokens },
+          ),
         part,
       );
       const rows = rowsOf(part, counts);
@@ -123,7 +129,7 @@ export class LayerContext extends SlotObserver {
       const slots = part.layer.slots.length;
       const width = widestOf(part.layer);
       const shapes = { gram: [slots, width, width], cross: [slots, hidden, width], counts: [router.experts] };
-      const run = (route: Router, hiddenIn: RowsIn, target: Target) =>
+      const run = (route: Router, tokens: TokenSelection | undefined, hiddenIn: RowsIn, target: Target) =>
         this.stream.observe(
           shapes,
           (observed, states) => {
@@ -134,19 +140,19 @@ export class LayerContext extends SlotObserver {
             graph.accumulate('gram', target(observed, routing, h), states.cross, { b: h, routing, gatePower: 1 });
             graph.accumulate('count', routing.ids, states.counts);
           },
-          missing && { inputs: { missing } },
+          { tokens, inputs: missing && { missing } },
         );
       const { gram, cross, counts } = await this.withRouting(
         layer,
-        (route) =>
+        (route, tokens) =>
           this.withHidden(part.layer, (hiddenIn) =>
             together
               ? this.withDown(part.layer, (downOf) =>
-                  run(route, hiddenIn, (observed, routing, h) =>
+                  run(route, tokens, hiddenIn, (observed, routing, h) =>
                     this.#shared(observed, routing, downOf(observed.graph, h, routing)),
                   ),
                 )
-              : run(route, hiddenIn, (observed, routing) => this.#membersOutput(observed, part, routing)),
+              : run(route, tokens, hiddenIn, (observed, routing) => this.#membersOutput(observed, part, routing)),
           ),
         part,
       );

@@ -12,6 +12,7 @@ import { aimOf, minus } from './aim.ts';
 import { describeLayer, encodeExperts, specOf } from './encode.ts';
 import type { ExpertLayer } from './experts.ts';
 import { type LayerPart, partBytes, partsOf, wholePart, widestOf } from './layer-parts.ts';
+import type { TokenSelection } from './statistics/batches.ts';
 import type { LayerStream, Observed, ObserveOptions } from './statistics/layer-stream.ts';
 
 /** An observed block, how its tokens come to the slots of the layer that takes its place, and what that should give. */
@@ -22,7 +23,7 @@ export interface RoutedObserved extends Observed {
 }
 
 /** Which of the slots and of the tokens are observed: all, if nothing is said. */
-export interface ObservedSlots extends Pick<ObserveOptions, 'each' | 'batch'> {
+export interface ObservedSlots extends Pick<ObserveOptions, 'each' | 'into' | 'batch'> {
   /** Only the slots of a run of the layer. */
   readonly part?: LayerPart;
   /** f32 [tokens, hidden] of each batch: {@link RoutedObserved.aim} of these slots, where others give the rest. */
@@ -35,6 +36,13 @@ export type RowsIn = (observed: Observed, routing: Routing) => Value;
 /** How tokens come to slots. */
 export type Router = (graph: Graph, values: MoeValues) => Routing;
 
+/** What a router, or the original one, chose for the tokens of each batch. */
+interface Choices {
+  readonly router: Float32Array | undefined;
+  /** i32 [tokens, chosen] */
+  readonly ids: readonly { readonly tokens: number; readonly values: Int32Array }[];
+}
+
 export class SlotObserver {
   readonly spec: MoeSpec;
   readonly names: MoeNames;
@@ -42,6 +50,7 @@ export class SlotObserver {
   readonly signal: AbortSignal | undefined;
   /** Bytes of what is looked at together, unless a slot or a group alone has more. */
   readonly partBytes: number;
+  #choices: Choices | undefined;
 
   constructor(
     spec: MoeSpec,
@@ -66,14 +75,14 @@ export class SlotObserver {
   ): Promise<Readonly<Record<S, Float64Array>>> {
     return this.withRouting(
       layer,
-      (route) =>
+      (route, tokens) =>
         this.stream.observe(
           shapes,
           (observed, states) => {
             const routing = route(observed.graph, observed.values);
             build({ ...observed, routing, aim: observed.inputs.aim ?? aimOf(observed) }, states);
           },
-          { ...o, ...(aim && { inputs: { aim } }) },
+          { ...o, tokens, ...(aim && { inputs: { aim } }) },
         ),
       part,
     );
@@ -84,33 +93,40 @@ export class SlotObserver {
     return minus(graph, aim, graph.combine(rows, routing));
   }
 
+  /** The original router chooses otherwise from here on. */
+  protected forgetChoices(): void {
+    this.#choices = undefined;
+  }
+
   /** What all slots together give, f32 [tokens, hidden] of each batch, summed up run by run. */
   async #outputs(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
-    let sums: Float32Array[] | undefined;
+    const sums = this.stream.zeros();
     for (const part of parts) {
-      const given = await this.#withOutput(layer, part, (outputOf) => this.#arrays({}, outputOf));
-      sums ??= given.map(({ length }) => new Float32Array(length));
-      for (const [batch, sum] of sums.entries()) {
-        const own = given[batch] as Float32Array;
-        for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + (own[at] as number);
-      }
+      await this.#withOutput(layer, part, (outputOf, tokens) =>
+        this.#replace(
+          sums,
+          (observed) => observed.graph.add(observed.inputs.before as Value, outputOf(observed)),
+          tokens,
+        ),
+      );
     }
-    return sums ?? [];
+    return sums;
   }
 
   /** What all slots together are short of what the block should give, f32 [tokens, hidden] of each batch. */
   async shortfall(layer: ExpertLayer, parts: readonly LayerPart[]): Promise<Float32Array[]> {
-    const given = await this.#outputs(layer, parts);
-    return this.#arrays({ given }, (observed) =>
-      minus(observed.graph, aimOf(observed), observed.inputs.given as Value),
-    );
+    const sums = await this.#outputs(layer, parts);
+    await this.#replace(sums, (observed) => minus(observed.graph, aimOf(observed), observed.inputs.before as Value));
+    return sums;
   }
 
   /** What the slots of a run should give, f32 [tokens, hidden] of each batch: what they give, and the layer's {@link shortfall}. */
-  runAim(layer: ExpertLayer, part: LayerPart, missing: readonly Float32Array[]): Promise<Float32Array[]> {
-    return this.#withOutput(layer, part, (outputOf) =>
-      this.#arrays({ missing }, (observed) => observed.graph.add(observed.inputs.missing as Value, outputOf(observed))),
+  async runAim(layer: ExpertLayer, part: LayerPart, missing: readonly Float32Array[]): Promise<Float32Array[]> {
+    const aim = missing.map((values) => values.slice());
+    await this.#withOutput(layer, part, (outputOf, tokens) =>
+      this.#replace(aim, (observed) => observed.graph.add(observed.inputs.before as Value, outputOf(observed)), tokens),
     );
+    return aim;
   }
 
   /** Squared error of the layer's output over the squared original output, on the inputs that the layers before give. */
@@ -143,38 +159,70 @@ export class SlotObserver {
     return { error: total(error), energy: total(energy) };
   }
 
-  /** How tokens come to the slots of a run of the layer: by the original choices, or by a router of its own. */
+  /** How tokens come to the slots of a run of the layer, by the original choices or by a router of its own, and which ones do. */
   protected async withRouting<T>(
     layer: ExpertLayer,
-    body: (route: Router) => Promise<T>,
-    { partOf, layer: { slots } }: LayerPart = wholePart(layer),
+    body: (route: Router, tokens: TokenSelection | undefined) => Promise<T>,
+    part: LayerPart = wholePart(layer),
   ): Promise<T> {
     const { router } = layer;
-    if (!router) return body((graph, values) => graph.regroup(values.routing, partOf, slots.length));
-    const { hidden } = this.spec;
+    const { partOf } = part;
+    const { length: slots } = part.layer.slots;
+    if (!router) {
+      const tokens = await this.#tokensOf(layer, part, (_, { routing }) => routing);
+      return body((graph, values) => graph.regroup(values.routing, partOf, slots), tokens);
+    }
     const spec = specOf(this.spec, describeLayer(layer)).router;
     const format = { format: 'f32' } as const;
-    const weightSpec = { in: hidden, out: layer.slots.length, format };
+    const weightSpec = { in: this.spec.hidden, out: layer.slots.length, format };
     using weight = await Weight.from(this.stream.device, weightSpec, router);
+    const route: Router = (graph, values) => graph.route(graph.linear(values.input, weight), spec);
+    const tokens = await this.#tokensOf(layer, part, route);
     return await body((graph, values) => {
-      const routing = graph.route(graph.linear(values.input, weight), spec);
-      return slots.length === layer.slots.length ? routing : graph.regroup(routing, partOf, slots.length);
-    });
+      const routing = route(graph, values);
+      return slots === layer.slots.length ? routing : graph.regroup(routing, partOf, slots);
+    }, tokens);
   }
+
+  /** The tokens that reach a run, as a router that looks at each alone sends them; undefined: all, as it is the whole layer. */
+  async #tokensOf(
+    { router, slots }: ExpertLayer,
+    { layer, partOf }: LayerPart,
+    routed: (graph: Graph, values: MoeValues) => Routing,
+  ): Promise<TokenSelection | undefined> {
+    if (layer.slots.length === slots.length) return undefined;
+    if (!this.#choices || this.#choices.router !== router) {
+      const ids: Choices['ids'][number][] = [];
+      await this.stream.observe({}, ({ graph, values }) => graph.output('ids', routed(graph, values).ids), {
+        each: (outputs, tokens) => ids.push({ tokens, values: outputs.ids as Int32Array }),
+      });
+      this.#choices = { router, ids };
+    }
+    const reached = this.#choices.ids.map((ids) => {
+      const { length } = ids.values;
+      const tokens = Int32Array.from({ length: ids.tokens }, (_, token) => token);
+      const each = length / ids.tokens;
+      return tokens.filter((token) =>
+        ids.values.subarray(token * each, (token + 1) * each).some((id) => (partOf[id] ?? -1) >= 0),
+      );
+    });
+    return this.stream.select(reached);
+  }
+
   /** What the slots of a run give together, f32 [tokens, hidden]. */
   #withOutput<T>(
     layer: ExpertLayer,
     part: LayerPart,
-    body: (outputOf: (observed: Observed) => Value) => Promise<T>,
+    body: (outputOf: (observed: Observed) => Value, tokens: TokenSelection | undefined) => Promise<T>,
   ): Promise<T> {
     return this.withRouting(
       layer,
-      (route) =>
+      (route, tokens) =>
         this.withRows(part.layer, (rowsIn) =>
           body((observed) => {
             const routing = route(observed.graph, observed.values);
             return observed.graph.combine(rowsIn(observed, routing), routing);
-          }),
+          }, tokens),
         ),
       part,
     );
@@ -221,15 +269,14 @@ export class SlotObserver {
     }
   }
 
-  /** A value f32 [tokens, hidden], batch by batch. */
-  async #arrays(
-    inputs: Readonly<Record<string, readonly Float32Array[]>>,
+  /** Another value f32 [tokens, hidden] of each token in place of the one `before`. */
+  async #replace(
+    before: readonly Float32Array[],
     build: (observed: Observed) => Value,
-  ): Promise<Float32Array[]> {
-    const found: Float32Array[] = [];
-    const each: ObserveOptions['each'] = ({ value }) => found.push(value as Float32Array);
-    await this.stream.observe({}, (observed) => observed.graph.output('value', build(observed)), { inputs, each });
-    return found;
+    tokens?: TokenSelection,
+  ): Promise<void> {
+    const o = { inputs: { before }, into: { after: before }, tokens };
+    await this.stream.observe({}, (observed) => observed.graph.output('after', build(observed)), o);
   }
 
   /** The layer in runs of which the moments of what down reads fit in memory. */

@@ -6,9 +6,9 @@ import { transpose } from '../expert.ts';
 import { denseMatrix, type Expert, type ExpertLayer } from '../experts.ts';
 import type { InputMoments, LayerContext } from '../layer-context.ts';
 import { type LayerPart, partsOf, type SlotSums, widestOf } from '../layer-parts.ts';
-import { symmetricInverse } from '../numerics.ts';
 import type { ObservedSlots, RoutedObserved } from '../slot-observer.ts';
-import { conjugateGradients, type Metric } from './conjugate-gradients.ts';
+import { conjugateGradients } from './conjugate-gradients.ts';
+import { Metric } from './metric.ts';
 
 /** A step is halved so often where the error does not fall. */
 const mostHalvings = 3;
@@ -51,15 +51,16 @@ export async function refitHidden(layer: OpenLayer, context: LayerContext): Prom
     left = error;
     for (let halving = 0, share = 1; halving <= mostHalvings; halving++, share /= 2) {
       const moved = movedBy(part.layer, step, share);
-      const found = await missingFrom(moved, context, observe);
-      if (found.error >= error) continue;
+      const after = missing?.map((values) => values.slice());
+      const found = await errorOf(moved, context, observe, after);
+      if (found >= error) continue;
       layer.slots.splice(part.first, moved.slots.length, ...moved.slots);
-      missing &&= found.missing;
-      left = found.error;
+      missing = after;
+      left = found;
       break;
     }
   }
-  return left;
+  return missing ? energyOf(missing) : left;
 }
 
 const f32 = { format: 'f32' } as const;
@@ -69,17 +70,17 @@ const f32Parts = { dense: f32, factors: f32, kept: f32, sparse: f32 };
 type Observe = <S extends string>(
   shapes: Readonly<Record<S, readonly number[]>>,
   build: (observed: RoutedObserved, states: Readonly<Record<S, Value>>) => void,
-  o?: Pick<ObservedSlots, 'each'>,
+  o?: Pick<ObservedSlots, 'into'>,
 ) => Promise<Readonly<Record<S, Float64Array>>>;
 
 /**
- * Bytes of a slot while it moves: the banks of {@link HiddenRows} and a direction in f32; of its rows four vectors, a bank of sums and
- * what is read of it, and the inverse of a second moment, all f64.
+ * Bytes of a slot while it moves: in f32 the banks of {@link HiddenRows}, a direction, four vectors of its rows and the inverse of a second
+ * moment, in f64 a bank of sums and what is read of it.
  */
 function slotBytes(layer: ExpertLayer): number {
   const matrix = widestOf(layer) * layer.hidden;
   const rows = (layer.slots[0]?.gate ? 2 : 1) * matrix;
-  return 4 * (2 * rows + 2 * matrix) + 8 * (6 * rows + layer.hidden ** 2);
+  return 4 * (6 * rows + 2 * matrix + layer.hidden ** 2) + 8 * 2 * rows;
 }
 
 /** Σ ‖missing‖² where a run stands, and its step from there. */
@@ -88,13 +89,22 @@ async function stepOf(
   context: LayerContext,
   observe: Observe,
   moments: SlotSums<InputMoments>,
-): Promise<{ error: number; step: Float64Array }> {
+): Promise<{ error: number; step: Float32Array }> {
   const block = await HiddenRows.load(part, context, observe);
+  const metric = new Metric(context.stream.device, part.layer.hidden);
   try {
-    const { error, gradient, metric } = await block.linearize(moments);
-    const step = await conjugateGradients(gradient, metric, (p, into) => block.curvature(p, metric, into));
+    const { error, gradient } = await block.linearize(metric, moments);
+    const step = await conjugateGradients(
+      gradient,
+      (r, into) => metric.solve(r, into),
+      async (p, into) => {
+        await block.curvature(p, into);
+        metric.addRidge(p, into);
+      },
+    );
     return { error, step };
   } finally {
+    metric.dispose();
     block.dispose();
   }
 }
@@ -152,8 +162,8 @@ class HiddenRows {
     for (const weight of [this.#gate, this.#up, this.#down, this.#back]) weight?.dispose();
   }
 
-  /** Σ ‖missing‖², Jᵀ·missing and the metric, where the run stands. */
-  async linearize(moments: SlotSums<InputMoments>): Promise<{ error: number; gradient: Float64Array; metric: Metric }> {
+  /** Σ ‖missing‖² and Jᵀ·missing where the run stands, and the metric there. */
+  async linearize(metric: Metric, moments: SlotSums<InputMoments>): Promise<{ error: number; gradient: Float32Array }> {
     const { slots, hidden } = this.#layer;
     const widest = this.#up.spec.out;
     const grams = [slots.length, widest, hidden];
@@ -177,26 +187,26 @@ class HiddenRows {
       this.#backward(observed, slopes, missing, states);
     });
     const total = sums.error.reduce((sum, value) => sum + value, 0);
-    const metric = await this.#metric(sums, moments);
-    const gradient = new Float64Array(metric.weight.length * hidden);
+    const rows = slots.reduce((sum, { width }) => sum + width, 0);
+    const gradient = new Float32Array((this.#gate ? 2 : 1) * rows * hidden);
     this.#pack(sums, gradient);
-    return { error: total, gradient, metric };
+    await this.#weigh(metric, sums, moments);
+    return { error: total, gradient };
   }
 
-  /** (JᵀJ + R)·p. */
-  async curvature(p: Float64Array, { hidden, rows, weight, ridge }: Metric, into: Float64Array): Promise<void> {
+  /** JᵀJ·p. */
+  async curvature(p: Float32Array, into: Float32Array): Promise<void> {
     const { device } = this.#context.stream;
     const { spec } = this.#up;
-    const slots = this.#layer.slots.length;
+    const { slots, hidden } = this.#layer;
     const names = this.#gate ? (['gate', 'up'] as const) : (['up'] as const);
     const directions: Weight[] = [];
     try {
       for (const at of names.keys()) {
         const size = p.length / names.length;
-        const values = Float32Array.from(p.subarray(at * size, (at + 1) * size));
-        directions.push(await Weight.from(device, spec, values));
+        directions.push(await Weight.from(device, spec, p.subarray(at * size, (at + 1) * size)));
       }
-      const shapes = Object.fromEntries(names.map((name) => [name, [slots, spec.out, hidden]])) as Record<
+      const shapes = Object.fromEntries(names.map((name) => [name, [slots.length, spec.out, hidden]])) as Record<
         'gate' | 'up',
         number[]
       >;
@@ -211,16 +221,6 @@ class HiddenRows {
         this.#backward(observed, slopes, moved, states);
       });
       this.#pack(sums, into);
-      const count = weight.length / names.length;
-      for (const at of names.keys()) {
-        for (const [slot, [begin, end]] of rows.entries()) {
-          for (let row = at * count + begin; row < at * count + end; row++) {
-            const factor = (weight[row] as number) * (ridge[slot] as number);
-            for (let i = row * hidden; i < (row + 1) * hidden; i++)
-              into[i] = (into[i] as number) + factor * (p[i] as number);
-          }
-        }
-      }
     } finally {
       for (const direction of directions) direction.dispose();
     }
@@ -260,40 +260,31 @@ class HiddenRows {
     }
   }
 
-  async #metric(
+  async #weigh(
+    metric: Metric,
     sums: Readonly<Record<'gates' | 'gateSlope' | 'upSlope', Float64Array>>,
     moments: SlotSums<InputMoments>,
-  ): Promise<Metric> {
+  ): Promise<void> {
     const { slots, hidden } = this.#layer;
     const widest = this.#up.spec.out;
-    const [ridge, inverse, rows, norms]: [number[], Float64Array[], [number, number][], number[]] = [[], [], [], []];
-    for (const [slot, { width, down }] of slots.entries()) {
-      const { gram, rows: count } = await moments.of(this.#first + slot);
-      ridge.push(ridgeFor(gram, hidden, count));
-      inverse.push(await symmetricInverse(gram, hidden, ridge[slot] as number));
-      rows.push([norms.length, norms.length + width]);
-      for (let j = 0; j < width; j++) {
-        let norm = 0;
-        for (let row = 0; row < hidden; row++) norm += ((down.dense as Float32Array)[row * width + j] as number) ** 2;
-        norms.push(norm);
-      }
-    }
     const slopes = this.#gate ? [sums.gateSlope, sums.upSlope] : [sums.upSlope];
-    const weight = new Float64Array(slopes.length * norms.length);
-    for (const [at, slope] of slopes.entries()) {
-      for (const [slot, [begin, end]] of rows.entries()) {
-        const gates = sums.gates[slot * widest] as number;
-        for (let row = begin; row < end; row++) {
-          const mean = gates > 0 ? (slope[slot * widest + row - begin] as number) / gates : 0;
-          weight[at * norms.length + row] = (norms[row] as number) * mean;
+    const weight: number[][] = slopes.map(() => []);
+    for (const [slot, { width, down }] of slots.entries()) {
+      await metric.add(width, await moments.of(this.#first + slot));
+      const norms = columnEnergies(down.dense as Float32Array, hidden, width);
+      const gates = sums.gates[slot * widest] as number;
+      for (const [at, slope] of slopes.entries()) {
+        for (let j = 0; j < width; j++) {
+          const mean = gates > 0 ? (slope[slot * widest + j] as number) / gates : 0;
+          weight[at]?.push((norms[j] as number) * mean);
         }
       }
     }
-    return { hidden, rows, weight, ridge, inverse };
+    metric.weigh(Float64Array.from(weight.flat()));
   }
 
   /** The states' rows without those beyond each slot's width. */
-  #pack(sums: Readonly<Record<'gate' | 'up', Float64Array>>, into: Float64Array): void {
+  #pack(sums: Readonly<Record<'gate' | 'up', Float64Array>>, into: Float32Array): void {
     const { slots, hidden } = this.#layer;
     const stride = this.#up.spec.out * hidden;
     let begin = 0;
@@ -306,18 +297,8 @@ class HiddenRows {
   }
 }
 
-/**
- * The mean of the second moment's diagonal, as the derivative holds only near where it was taken, and more of it the fewer the rows are: with
- * ten times as many as there are inputs twice as much.
- */
-function ridgeFor(moment: Float64Array, hidden: number, rows: number): number {
-  let trace = 0;
-  for (let i = 0; i < hidden; i++) trace += moment[i * hidden + i] as number;
-  return (trace / hidden) * (1 + ((10 * hidden) / Math.max(1, rows)) ** 2) + 1e-6;
-}
-
 /** The layer with a share of the step added to its rows. */
-function movedBy(layer: ExpertLayer, step: Float64Array, share: number): ExpertLayer {
+function movedBy(layer: ExpertLayer, step: Float32Array, share: number): ExpertLayer {
   let begin = 0;
   const moved = (which: 'gate' | 'up'): (Float32Array | undefined)[] =>
     layer.slots.map((slot) => {
@@ -340,26 +321,43 @@ function movedBy(layer: ExpertLayer, step: Float64Array, share: number): ExpertL
   return { ...layer, slots };
 }
 
-/** What a run, moved, is short of, f32 [tokens, hidden] of each batch, and its squares' sum. */
-async function missingFrom(
+/** The sum of squares of what a run, moved, is short of; `missing`: what all slots are short of, which then takes its place. */
+async function errorOf(
   layer: ExpertLayer,
   context: LayerContext,
   observe: Observe,
-): Promise<{ error: number; missing: Float32Array[] }> {
-  const found: Float32Array[] = [];
+  missing: readonly Float32Array[] | undefined,
+): Promise<number> {
   const { error } = await context.withRows(layer, (rowsIn) =>
     observe(
       { error: [layer.hidden] },
       (observed, states) => {
         const { graph } = observed;
-        const missing = context.missing(observed, rowsIn(observed, observed.routing));
-        graph.accumulate('sum', graph.multiply(missing, missing), states.error);
-        graph.output('missing', missing);
+        const short = context.missing(observed, rowsIn(observed, observed.routing));
+        graph.accumulate('sum', graph.multiply(short, short), states.error);
+        if (missing) graph.output('missing', short);
       },
-      { each: ({ missing }) => found.push(missing as Float32Array) },
+      missing && { into: { missing } },
     ),
   );
-  return { error: error.reduce((sum, value) => sum + value, 0), missing: found };
+  return error.reduce((sum, value) => sum + value, 0);
+}
+
+/** ‖column‖² of each column. */
+function columnEnergies(matrix: Float32Array, rows: number, columns: number): Float64Array {
+  const energies = new Float64Array(columns);
+  for (let row = 0; row < rows; row++) {
+    for (let j = 0; j < columns; j++) {
+      energies[j] = (energies[j] as number) + (matrix[row * columns + j] as number) ** 2;
+    }
+  }
+  return energies;
+}
+
+function energyOf(arrays: readonly Float32Array[]): number {
+  let sum = 0;
+  for (const values of arrays) for (let at = 0; at < values.length; at++) sum += (values[at] as number) ** 2;
+  return sum;
 }
 
 function joined(matrices: readonly Float32Array[]): Float32Array {

@@ -49,3 +49,58 @@ export function intoBatches(windows: readonly Int32Array[]): Batch[] {
     };
   });
 }
+
+/** Some tokens of the windows, packed for a block, which treats each alone. */
+export class TokenSelection {
+  /** Of each packed batch, the batches that its tokens come from, with their places there. */
+  readonly pieces: readonly (readonly { readonly batch: number; readonly tokens: Int32Array }[])[];
+
+  /**
+   * @param tokens [batches], rising
+   * @param most tokens of a packed batch
+   */
+  constructor(tokens: readonly Int32Array[], most: number) {
+    const packed: { batch: number; tokens: Int32Array }[][] = [];
+    let room = 0;
+    for (const [batch, own] of tokens.entries()) {
+      for (let begin = 0; begin < own.length; ) {
+        if (room === 0) {
+          packed.push([]);
+          room = most;
+        }
+        const part = own.subarray(begin, begin + room);
+        packed.at(-1)?.push({ batch, tokens: part });
+        begin += part.length;
+        room -= part.length;
+      }
+    }
+    this.pieces = packed;
+  }
+
+  /** Rows [tokens, width] of a packed batch, of those of each batch. */
+  gather(packed: number, from: readonly Float32Array[], width: number): Float32Array {
+    const pieces = this.pieces[packed] ?? [];
+    const rows = new Float32Array(pieces.reduce((sum, { tokens }) => sum + tokens.length, 0) * width);
+    let to = 0;
+    for (const { batch, tokens } of pieces) {
+      const own = from[batch] as Float32Array;
+      for (const token of tokens) {
+        rows.set(own.subarray(token * width, (token + 1) * width), to);
+        to += width;
+      }
+    }
+    return rows;
+  }
+
+  /** Puts rows of a packed batch where they belong in those of each batch. */
+  scatter(packed: number, rows: Float32Array, into: readonly Float32Array[], width: number): void {
+    let from = 0;
+    for (const { batch, tokens } of this.pieces[packed] ?? []) {
+      const own = into[batch] as Float32Array;
+      for (const token of tokens) {
+        own.set(rows.subarray(from, from + width), token * width);
+        from += width;
+      }
+    }
+  }
+}

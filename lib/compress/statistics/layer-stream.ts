@@ -14,7 +14,7 @@ import { loadLayer } from '../../model/weights.ts';
 import { buildMlp, buildMoe, type MoeValues, type MoeWeights } from '../../moe/block.ts';
 import { WeightLoader } from '../../moe/loader.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { type Batch, intoBatches } from './batches.ts';
+import { type Batch, intoBatches, TokenSelection } from './batches.ts';
 import { branchLosses } from './losses.ts';
 
 /** The values of an MoE block as the original experts give them, and its weights. */
@@ -37,7 +37,11 @@ export interface ObserveOptions {
   /** Gets the outputs that the taps declare, batch by batch. */
   readonly each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void;
   /** f32 [tokens, hidden] of each batch, by name. */
-  readonly inputs?: Readonly<Record<string, readonly Float32Array[]>>;
+  readonly inputs?: Readonly<Record<string, readonly Float32Array[]>> | undefined;
+  /** f32 [tokens, hidden] of each batch, by the name of an output, whose rows take their places. */
+  readonly into?: Readonly<Record<string, readonly Float32Array[]>>;
+  /** Only these tokens; `each` gets them packed. */
+  readonly tokens?: TokenSelection | undefined;
   /** Leaves the layer with its original experts in the same pass. There may be no branches. */
   readonly leave?: boolean;
   /** Only this one of the batches, counted round. */
@@ -111,13 +115,12 @@ export class LayerStream {
       const places = declarePlaces(graph);
       const input = graph.norm(hidden, layer.inputNorm, { epsilon: config.epsilon });
       graph.output('result', buildAttention(graph, config, layer, frequencies, places, index, input, hidden));
-      await this.#run(
-        graph,
-        (batch, { result }) => {
+      await this.#run(graph, [...this.#batches, ...this.#originals()].map(attended), {
+        attention: index,
+        take: ({ batch }, { result }) => {
           batch.middle = result as Float32Array;
         },
-        { attention: index, batches: [...this.#batches, ...this.#originals()] },
-      );
+      });
       this.#entered = { index, layer, loader };
       if (this.#originals().length > 0) await this.#runBlock(this.#entered, this.#originals(), (weights) => weights);
     } catch (error) {
@@ -135,7 +138,7 @@ export class LayerStream {
   async observe<S extends string>(
     shapes: Readonly<Record<S, readonly number[]>>,
     build: (observed: Observed, states: Readonly<Record<S, Value>>) => void,
-    { each, inputs = {}, leave = false, batch }: ObserveOptions = {},
+    { each, inputs = {}, into = {}, leave = false, batch, tokens }: ObserveOptions = {},
   ): Promise<Readonly<Record<S, Float64Array>>> {
     const { layer } = this.#layer();
     if (layer.block.kind !== 'moe') throw new TypeError('a dense block has no experts to observe');
@@ -150,23 +153,18 @@ export class LayerStream {
     const observed = { graph, values, weights, wanted: original?.wanted, originalInput: original?.input };
     build({ ...observed, inputs: Object.fromEntries(given) }, states as Record<S, Value>);
     if (leave) graph.output('result', y);
-    else if (!each) graph.output('offsets', values.routing.offsets);
+    else if (!each && Object.keys(into).length === 0) graph.output('offsets', values.routing.offsets);
     const tensors: Record<string, Tensor> = {};
     try {
       for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
-      const all = this.#batches.filter(({ branch }) => branch === 0);
-      const batches = batch === undefined ? all : all.slice(batch % all.length, (batch % all.length) + 1);
-      const take = (taken: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>): void => {
-        each?.(outputs, taken.ids.length);
-        if (leave) taken.hidden = outputs.result as Float32Array;
-      };
-      await this.#run(graph, take, {
-        batches,
-        observed: (batch) => ({
-          ...tensors,
-          ...(batch.original && { original: batch.original.hidden, originalMiddle: batch.original.middle }),
-          ...Object.fromEntries(Object.entries(inputs).map(([name, all]) => [name, all[batches.indexOf(batch)]])),
-        }),
+      const blocks = tokens ? this.#packedBlocks(tokens, inputs, into) : this.#blocks(inputs, into, batch);
+      await this.#run(graph, blocks, {
+        states: tensors,
+        take: ({ tokens: count, put, batch: from }, outputs) => {
+          each?.(outputs, count);
+          for (const name of Object.keys(into)) put(name, outputs[name] as Float32Array);
+          if (leave && from) from.hidden = outputs.result as Float32Array;
+        },
       });
       const sums: Partial<Record<S, Float64Array>> = {};
       for (const name of names) {
@@ -257,10 +255,12 @@ export class LayerStream {
     graph.output('result', result);
     await this.#run(
       graph,
-      (batch, outputs) => {
-        batch.hidden = outputs.result as Float32Array;
+      batches.map((batch) => ({ batch, inputs: { middle: batch.middle } })),
+      {
+        take: ({ batch }, { result }) => {
+          batch.hidden = result as Float32Array;
+        },
       },
-      { batches },
     );
   }
 
@@ -284,19 +284,65 @@ export class LayerStream {
     return { middle, input: graph.norm(middle, layer.blockNorm, { epsilon: this.config.epsilon }) };
   }
 
-  async #run(
+  /** The first copy of the windows as an observed block gets it, batch by batch. */
+  *#blocks(inputs: Arrays, into: Arrays, only: number | undefined): Generator<Block> {
+    const all = this.#batches.filter(({ branch }) => branch === 0);
+    for (const [at, batch] of all.entries()) {
+      if (only !== undefined && at !== only % all.length) continue;
+      const given = Object.entries(inputs).map(([name, arrays]) => [name, arrays[only === undefined ? at : 0]]);
+      yield {
+        batch,
+        tokens: batch.ids.length,
+        inputs: {
+          middle: batch.middle,
+          ...(batch.original && { original: batch.original.hidden, originalMiddle: batch.original.middle }),
+          ...Object.fromEntries(given),
+        },
+        put: (name, rows) => into[name]?.[at]?.set(rows),
+      };
+    }
+  }
+
+  /** The same of some of its tokens. */
+  *#packedBlocks(tokens: TokenSelection, inputs: Arrays, into: Arrays): Generator<Block> {
+    const { hidden } = this.config;
+    const all = this.#batches.filter(({ branch }) => branch === 0);
+    const originals = this.#originals();
+    const from: Arrays = {
+      middle: all.map(({ middle }) => middle),
+      ...(originals.length > 0 && {
+        original: originals.map((batch) => batch.hidden),
+        originalMiddle: originals.map(({ middle }) => middle),
+      }),
+      ...inputs,
+    };
+    for (const [at, pieces] of tokens.pieces.entries()) {
+      const gathered = Object.entries(from).map(([name, arrays]) => [name, tokens.gather(at, arrays, hidden)]);
+      yield {
+        batch: undefined,
+        tokens: pieces.reduce((sum, piece) => sum + piece.tokens.length, 0),
+        inputs: Object.fromEntries(gathered),
+        put: (name, rows) => tokens.scatter(at, rows, into[name] ?? [], hidden),
+      };
+    }
+  }
+
+  /** f32 [tokens, hidden] of each batch of the first copy. */
+  zeros(): Float32Array[] {
+    const first = this.#batches.filter(({ branch }) => branch === 0);
+    return first.map(({ ids }) => new Float32Array(ids.length * this.config.hidden));
+  }
+
+  /** Some of the tokens of the first copy, [batches], rising. */
+  select(tokens: readonly Int32Array[]): TokenSelection {
+    return new TokenSelection(tokens, Math.max(...this.#batches.map(({ ids }) => ids.length)));
+  }
+
+  /** Runs a graph on each of `blocks`, whose outputs `take` gets. */
+  async #run<B extends Pick<Block, 'inputs'>>(
     graph: Graph,
-    take: (batch: Batch, outputs: Readonly<Record<string, Float32Array | Int32Array>>) => void,
-    {
-      attention,
-      batches = this.#batches,
-      observed = () => ({}),
-    }: {
-      attention?: number;
-      batches?: readonly Batch[];
-      /** Inputs of a batch beside its `middle`. */
-      observed?: (batch: Batch) => Record<string, Tensor | Float32Array>;
-    } = {},
+    blocks: Iterable<B>,
+    { attention, states, take }: RunOptions<B>,
   ): Promise<void> {
     const { kvHeads, headDim } = this.config.attention;
     const longest = (count: (batch: Batch) => number): number => Math.max(...this.#batches.map(count));
@@ -309,22 +355,43 @@ export class LayerStream {
       for (const name of ['keys', 'values']) caches[`${name}.${attention}`] = Tensor.empty(this.device, 'f32', shape);
     }
     try {
-      for (const batch of batches) {
-        const inputs =
-          attention === undefined
-            ? { middle: batch.middle, ...observed(batch) }
-            : { hidden: batch.hidden, ...batch.places, ...caches };
-        const outputs = await program.run(inputs, { signal: this.#signal });
+      for (const block of blocks) {
+        const outputs = await program.run({ ...block.inputs, ...states, ...caches }, { signal: this.#signal });
         const arrays: Record<string, Float32Array | Int32Array> = {};
         for (const [name, tensor] of Object.entries<Tensor>(outputs)) {
           arrays[name] = (await tensor.read()) as Float32Array | Int32Array;
           tensor.dispose();
         }
-        take(batch, arrays);
+        take(block, arrays);
       }
     } finally {
       program.dispose();
       for (const cache of Object.values(caches)) cache.dispose();
     }
   }
+}
+
+/** f32 [tokens, hidden] of each batch, by name. */
+type Arrays = Readonly<Record<string, readonly Float32Array[]>>;
+
+/** What an observed block gets at once. */
+interface Block {
+  /** Absent where tokens of several batches are packed. */
+  readonly batch: Batch | undefined;
+  readonly tokens: number;
+  readonly inputs: Readonly<Record<string, Float32Array | Int32Array>>;
+  /** Puts rows [tokens, hidden] of an output where the observer wants them. */
+  readonly put: (name: string, rows: Float32Array) => void;
+}
+
+interface RunOptions<B> {
+  /** The layer whose caches the graph fills. */
+  readonly attention?: number;
+  readonly states?: Readonly<Record<string, Tensor>>;
+  readonly take: (block: B, outputs: Readonly<Record<string, Float32Array | Int32Array>>) => void;
+}
+
+/** A batch as the attention gets it. */
+function attended(batch: Batch): { batch: Batch; inputs: Block['inputs'] } {
+  return { batch, inputs: { hidden: batch.hidden, ...batch.places } };
 }
