@@ -75,6 +75,8 @@ export interface ExpertLayer {
   /** [slots]: the slot whose dense matrices each slot adds its other parts to (delta form). Slots 0 … bases − 1 hold them. */
   readonly baseOf?: Int32Array;
   readonly forms: { readonly up: PartForms; readonly down: PartForms };
+  /** f32 [hidden], powers of two: gate and up read the block's input divided by them, as their columns were multiplied (input-scales.ts). */
+  readonly inputScales?: Float32Array;
 }
 
 /** A matrix that is dense alone. Floats that bf16 has too, as whole rows of such a source are, are held in half the memory. */

@@ -14,7 +14,7 @@ import { originalExpert, originalExperts } from './originals.ts';
 import type { Recipe } from './recipe/schema.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
 import { type Router, type RowsIn, SlotObserver } from './slot-observer.ts';
-import type { TokenSelection } from './statistics/batches.ts';
+import type { TokenSelection } from './statistics/blocks.ts';
 import type { LayerStream, Observed } from './statistics/layer-stream.ts';
 import type { Grouping } from './steps/group.ts';
 
@@ -79,6 +79,14 @@ export class LayerContext extends SlotObserver {
     this.#router = rows;
     this.forgetChoices();
     await this.stream.replaceRouter(rows);
+  }
+
+  /** f64 [hidden]: the root mean square of each of the block's inputs. */
+  async inputMagnitude(): Promise<Float64Array> {
+    const { squares } = await this.stream.observe({ squares: [this.spec.hidden] }, ({ graph, values }, states) => {
+      graph.accumulate('sum', graph.multiply(values.input, values.input), states.squares);
+    });
+    return squares.map((sum) => Math.sqrt(sum / this.stream.tokens));
   }
 
   /**

@@ -4,19 +4,22 @@ import { SafetensorsFile } from '../checkpoint/safetensors-file.ts';
 import type { StoredTensor } from '../checkpoint/tensor-source.ts';
 import type { WriterEntry } from '../checkpoint/writer.ts';
 import { loadBank } from '../moe/bank.ts';
+import { loadShared } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import { expertParts } from '../moe/parts.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
 import { describeLayer, encodeExperts, encodeRouter, expertEntries, layerBytes, narrow, specOf } from './encode.ts';
 import type { ExpertLayer } from './experts.ts';
+import { besideEntries, besideExperts, type ScaledTensor, scaledTensors, scalesInputs } from './input-scales.ts';
 import { LayerContext } from './layer-context.ts';
 import { matrixNames } from './originals.ts';
 import type { FinishedLayer } from './progress-file.ts';
+import { scaleColumns } from './quantize/awq.ts';
 import { rounded } from './quantize/rounding.ts';
 import type { Recipe } from './recipe/schema.ts';
 import { refitRouter } from './recover/router.ts';
 import type { LayerReport } from './report/report.ts';
-import type { Source } from './source.ts';
+import type { Source, SourceLayer } from './source.ts';
 import type { LayerStream } from './statistics/layer-stream.ts';
 import { makeStep } from './steps/index.ts';
 import { finalForms } from './steps/quantize.ts';
@@ -30,20 +33,25 @@ export class LayerRun {
   readonly #recipe: Recipe;
   readonly #spec: MoeSpec;
   readonly #names: MoeNames;
+  readonly #norm: string;
+  /** What reads or gives the block's input beside experts and router, where the recipe scales that. */
+  readonly #beside: readonly ScaledTensor[];
 
-  constructor(source: Source, recipe: Recipe, layer: { index: number; spec: MoeSpec; names: MoeNames }) {
-    this.index = layer.index;
+  constructor(source: Source, recipe: Recipe, { index, spec, names, norm }: SourceLayer) {
+    this.index = index;
     this.#source = source;
     this.#recipe = recipe;
-    this.#spec = layer.spec;
-    this.#names = layer.names;
+    this.#spec = spec;
+    this.#names = names;
+    this.#norm = norm;
+    this.#beside = scalesInputs(recipe) ? besideExperts(names, norm, source.checkpoint) : [];
   }
 
   /** Names of the source tensors that the layer's file replaces. */
   get sourceNames(): string[] {
     const { experts } = this.#spec.router;
     const matrices = Array.from({ length: experts }, (_, expert) => matrixNames(this.#names.expert(expert)));
-    return [...matrices.flat(), `${this.#names.router}.weight`];
+    return [...matrices.flat(), `${this.#names.router}.weight`, ...this.#beside.map(({ name }) => name)];
   }
 
   /**
@@ -82,7 +90,8 @@ export class LayerRun {
     const described = describeLayer(layer);
     const spec = specOf(this.#spec, described);
     const router = await this.#router(layer, this.#refitsRouter ? await context.router() : undefined);
-    await write([...expertEntries(spec, this.#names), router], this.#tensors(layer, spec, router));
+    const entries = [...expertEntries(spec, this.#names), router, ...besideEntries(this.#beside, this.#source.checkpoint)];
+    await write(entries, this.#tensors(layer, spec, router));
     const report = this.#report(layer, spec, context, await context.outputError(layer));
     return { layer: this.index, described: json(described), report };
   }
@@ -90,6 +99,7 @@ export class LayerRun {
   async *#tensors(layer: ExpertLayer, spec: MoeSpec, router: StoredTensor): AsyncGenerator<StoredTensor> {
     yield* encodeExperts(layer, spec, this.#names);
     yield router;
+    yield* scaledTensors(this.#beside, this.#source.checkpoint, layer.inputScales);
   }
 
   /** Moves the stream past a layer, now in its file. */
@@ -100,7 +110,9 @@ export class LayerRun {
     try {
       const experts = await loadBank(loader, spec, this.#names, undefined);
       const router = await loader.linear(this.#names.router, spec.router.experts, spec.hidden);
-      await stream.leave((original) => ({ ...original, spec, experts, router }));
+      if (this.#beside.length === 0) return await stream.leave((original) => ({ ...original, spec, experts, router }));
+      const beside = await loadShared(loader, spec, this.#names, undefined);
+      await stream.leave(() => ({ spec, experts, router, ...beside }), await loader.tensor(`${this.#norm}.weight`));
     } finally {
       loader.dispose();
     }
@@ -118,11 +130,18 @@ export class LayerRun {
   }
 
   /** The layer's own router; else all rows of the source's, or others in its dtype. */
-  async #router({ router, hidden }: ExpertLayer, rows: Float32Array | undefined): Promise<StoredTensor> {
+  async #router(
+    { router, hidden, inputScales: scales }: ExpertLayer,
+    rows: Float32Array | undefined,
+  ): Promise<StoredTensor> {
     const { checkpoint } = this.#source;
     const name = `${this.#names.router}.weight`;
-    if (router) return encodeRouter(router, hidden, name, this.#dtype());
+    if (router) return encodeRouter(scales ? scaleColumns(router, scales) : router, hidden, name, this.#dtype());
     const { dtype, shape } = checkpoint.entry(name);
+    if (scales) {
+      const own = rows ?? (await checkpoint.readF32(name));
+      return { name, dtype, shape, data: narrow(scaleColumns(own, scales), dtype) };
+    }
     const data = rows ? narrow(rows, dtype) : ((await checkpoint.read(name)) as StoredTensor['data']);
     return { name, dtype, shape, data };
   }

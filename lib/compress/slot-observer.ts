@@ -7,12 +7,14 @@ import { loadProjection } from '../moe/bank.ts';
 import type { MoeValues } from '../moe/block.ts';
 import { WeightLoader } from '../moe/loader.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
+import { Tensor } from '../tensor/tensor.ts';
 import { Weight } from '../weight/weight.ts';
 import { aimOf, minus } from './aim.ts';
 import { describeLayer, encodeExperts, specOf } from './encode.ts';
 import type { ExpertLayer } from './experts.ts';
 import { type LayerPart, partBytes, partsOf, wholePart, widestOf } from './layer-parts.ts';
-import type { TokenSelection } from './statistics/batches.ts';
+import { divideRows } from './quantize/awq.ts';
+import type { TokenSelection } from './statistics/blocks.ts';
 import type { LayerStream, Observed, ObserveOptions } from './statistics/layer-stream.ts';
 
 /** An observed block, how its tokens come to the slots of the layer that takes its place, and what that should give. */
@@ -230,9 +232,12 @@ export class SlotObserver {
 
   /** What the neurons of all slots give: f32 [rows, width], the input of their down projections. */
   protected withHidden<T>(layer: ExpertLayer, body: (hiddenIn: RowsIn) => Promise<T>): Promise<T> {
-    const { kind } = this.spec;
-    return this.#withProjection(layer, 'up', (up) =>
-      body(({ graph, values }, routing) => graph.linear(values.input, up, { activation: kind, routing })),
+    return this.#withInput(layer, (inputOf) =>
+      this.#withProjection(layer, 'up', (up) =>
+        body((observed, routing) =>
+          observed.graph.linear(inputOf(observed), up, { activation: this.spec.kind, routing }),
+        ),
+      ),
     );
   }
 
@@ -253,6 +258,17 @@ export class SlotObserver {
     return this.#withProjection(layer, 'down', (down) =>
       body((graph, h, routing) => graph.linear(h, down, { routing, gather: false })),
     );
+  }
+
+  /** What gate and up of all slots read. */
+  async #withInput<T>(
+    { inputScales }: ExpertLayer,
+    body: (inputOf: (observed: Observed) => Value) => Promise<T>,
+  ): Promise<T> {
+    if (!inputScales) return body(({ values }) => values.input);
+    const weights = divideRows(await this.stream.norm(), inputScales);
+    using norm = await Tensor.from(this.stream.device, weights, { dtype: 'f32', shape: [weights.length] });
+    return await body(({ normed }) => normed(norm));
   }
 
   /** One bank of the layer, exactly as a reader of the new folder will have it. */

@@ -7,6 +7,7 @@ import type { DecoderConfig, Family } from '../model/decoder-config.ts';
 import { familyOf } from '../model/family.ts';
 import { checkTensors } from '../model/weights.ts';
 import type { MoeNames, MoeSpec } from '../moe/spec.ts';
+import { scalesInputs } from './input-scales.ts';
 import type { Recipe } from './recipe/schema.ts';
 
 export interface Source {
@@ -47,14 +48,27 @@ export function checkRecipe({ config }: Source, recipe: Recipe): void {
     }
     const most = Math.min(...specs.map(({ hidden, width }) => Math.min(hidden, width)));
     if (step.step === 'factorize' && step.rank > most) refuse(`${at}/rank`, `1 … ${most}`, String(step.rank));
+    if (index < recipe.steps.length - 1 && scalesInputs({ ...recipe, steps: [step] })) {
+      refuse(`${at}/scales`, "'down' alone, unless it is the last step", step.step);
+    }
   }
 }
 
-/** The MoE layers of a model: index, spec and tensor names. */
-export function moeLayers({ config, family }: Source): { index: number; spec: MoeSpec; names: MoeNames }[] {
-  return config.layers.flatMap(({ block }, index) =>
-    block.kind === 'moe' ? [{ index, spec: block.moe, names: family.names.layer(index).moe }] : [],
-  );
+/** An MoE layer of a model. */
+export interface SourceLayer {
+  readonly index: number;
+  readonly spec: MoeSpec;
+  readonly names: MoeNames;
+  /** Name of the norm that gives the block its input, and nothing else, without its ending '.weight'. */
+  readonly norm: string;
+}
+
+export function moeLayers({ config, family }: Source): SourceLayer[] {
+  return config.layers.flatMap(({ block }, index) => {
+    if (block.kind !== 'moe') return [];
+    const { moe: names, blockNorm: norm } = family.names.layer(index);
+    return [{ index, spec: block.moe, names, norm }];
+  });
 }
 
 /** How the source stores its expert matrices; a refit of floats that are no 16-bit ones stays in f32. */

@@ -42,11 +42,21 @@ export async function loadMoe(
 ): Promise<MoeWeights> {
   const router = await loader.linear(names.router, spec.router.experts, spec.hidden);
   const experts = await loadBank(loader, spec, names, format);
+  return { spec, router, experts, ...(await loadShared(loader, spec, names, format)) };
+}
+
+/** Loads the shared expert and its gate, where there are such. */
+export async function loadShared(
+  loader: WeightLoader,
+  spec: MoeSpec,
+  names: MoeNames,
+  format: WeightFormat | undefined,
+): Promise<Pick<MoeWeights, 'shared' | 'sharedGate'>> {
   const hasShared = spec.sharedWidth > 0;
   const shared =
     hasShared && names.shared ? await loader.mlps([names.shared], spec.hidden, spec.sharedWidth, format) : undefined;
   const sharedGate = hasShared && names.sharedGate ? await loader.linear(names.sharedGate, 1, spec.hidden) : undefined;
-  return { spec, router, experts, shared, sharedGate };
+  return { shared, sharedGate };
 }
 
 /**

@@ -50,8 +50,7 @@ export async function searchScales(
     scales: new Float32Array(columns).fill(1),
     loss: Number.POSITIVE_INFINITY,
   };
-  for (let step = 0; step < steps; step++) {
-    const scales = scalesOf(magnitude, weightMagnitude, step / steps);
+  for (const scales of candidateScales(magnitude, weightMagnitude)) {
     let loss = 0;
     for (const { weight, rows } of matrices) {
       const stored = await round(scaleColumns(weight, scales), rows, columns);
@@ -62,6 +61,11 @@ export async function searchScales(
     if (loss < best.loss) best = { scales, loss };
   }
   return { scales: best.scales, losses };
+}
+
+/** Scales by rising exponents, from 0, under which all are 1 unless weights count too. */
+export function* candidateScales(magnitude: Float64Array, weightMagnitude?: Float64Array): Generator<Float32Array> {
+  for (let step = 0; step < steps; step++) yield scalesOf(magnitude, weightMagnitude, step / steps);
 }
 
 /** Every column times its scale. */

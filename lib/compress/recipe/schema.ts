@@ -150,6 +150,12 @@ export const quantizeStep = z
       .describe('Layers with formats of their own'),
     actOrder: z.boolean().default(false).describe('gptq: columns in falling order of their second moment'),
     damping: z.number().gt(0).lt(1).default(0.01),
+    scales: z
+      .array(z.enum(['gate-up', 'down']))
+      .default(['gate-up', 'down'])
+      .describe(
+        'awq: gate-up: one scale for each input of all experts of a layer, in the last step; down: one for each neuron',
+      ),
     budget: share
       .optional()
       .describe('Bytes next to 16-bit weights: each layer’s banks choose among weights and alternatives'),

@@ -14,7 +14,8 @@ import { loadLayer } from '../../model/weights.ts';
 import { buildMlp, buildMoe, type MoeValues, type MoeWeights } from '../../moe/block.ts';
 import { WeightLoader } from '../../moe/loader.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { type Batch, intoBatches, TokenSelection } from './batches.ts';
+import { type Batch, intoBatches } from './batches.ts';
+import { type Arrays, type Block, packedBlocks, TokenSelection, wholeBlocks } from './blocks.ts';
 import { branchLosses } from './losses.ts';
 
 /** The values of an MoE block as the original experts give them, and its weights. */
@@ -22,6 +23,8 @@ export interface Observed {
   readonly graph: Graph;
   readonly values: MoeValues;
   readonly weights: MoeWeights;
+  /** The block's input under another norm's weights, f32 [hidden]. */
+  readonly normed: (weights: Tensor) => Value;
   /**
    * f32 [tokens, hidden]: what the block would have to give for its layer to end where the original model's does, whatever the layers
    * before have changed; absent where the original does not run along.
@@ -37,9 +40,9 @@ export interface ObserveOptions {
   /** Gets the outputs that the taps declare, batch by batch. */
   readonly each?: (outputs: Readonly<Record<string, Float32Array | Int32Array>>, tokens: number) => void;
   /** f32 [tokens, hidden] of each batch, by name. */
-  readonly inputs?: Readonly<Record<string, readonly Float32Array[]>> | undefined;
+  readonly inputs?: Arrays | undefined;
   /** f32 [tokens, hidden] of each batch, by the name of an output, whose rows take their places. */
-  readonly into?: Readonly<Record<string, readonly Float32Array[]>>;
+  readonly into?: Arrays;
   /** Only these tokens; `each` gets them packed. */
   readonly tokens?: TokenSelection | undefined;
   /** Leaves the layer with its original experts in the same pass. There may be no branches. */
@@ -150,14 +153,17 @@ export class LayerStream {
     const states = Object.fromEntries(names.map((name) => [name, graph.state(name, 'f64', shapes[name])]));
     const given = Object.keys(inputs).map((name) => [name, graph.input(name, 'f32', ['tokens', this.config.hidden])]);
     const weights = layer.block.moe;
-    const observed = { graph, values, weights, wanted: original?.wanted, originalInput: original?.input };
+    const normed = (norm: Tensor): Value => graph.norm(middle, norm, { epsilon: this.config.epsilon });
+    const observed = { graph, values, weights, normed, wanted: original?.wanted, originalInput: original?.input };
     build({ ...observed, inputs: Object.fromEntries(given) }, states as Record<S, Value>);
     if (leave) graph.output('result', y);
     else if (!each && Object.keys(into).length === 0) graph.output('offsets', values.routing.offsets);
     const tensors: Record<string, Tensor> = {};
     try {
       for (const name of names) tensors[name] = await Tensor.zeros(this.device, 'f64', shapes[name]);
-      const blocks = tokens ? this.#packedBlocks(tokens, inputs, into) : this.#blocks(inputs, into, batch);
+      const all = this.#batches.filter(({ branch }) => branch === 0);
+      const given = { inputs, into };
+      const blocks = tokens ? packedBlocks(all, tokens, given, this.config.hidden) : wholeBlocks(all, given, batch);
       await this.#run(graph, blocks, {
         states: tensors,
         take: ({ tokens: count, put, batch: from }, outputs) => {
@@ -182,15 +188,24 @@ export class LayerStream {
    * Runs the rest of the entered layer; its output is what the next one gets.
    *
    * @param replace other experts, or another router, for an MoE block; absent: the original ones
+   * @param norm other weights of the norm before it
    */
-  async leave(replace: (weights: MoeWeights) => MoeWeights = (weights) => weights): Promise<void> {
+  async leave(replace: (weights: MoeWeights) => MoeWeights = (weights) => weights, norm?: Tensor): Promise<void> {
     const entered = this.#layer();
+    const { layer } = entered;
     try {
-      await this.#runBlock(entered, this.#batches, replace);
+      const own = norm ? { ...entered, layer: { ...layer, blockNorm: norm } } : entered;
+      await this.#runBlock(own, this.#batches, replace);
     } finally {
       entered.loader.dispose();
       this.#entered = undefined;
     }
+  }
+
+  /** f32 [hidden]: the weights of the norm before the entered layer's block. */
+  norm(): Promise<Float32Array> {
+    const { blockNorm } = this.#family.names.layer(this.#layer().index);
+    return this.#checkpoint.readF32(`${blockNorm}.weight`);
   }
 
   /** Other rows, f32 [experts, hidden], for the router of the entered layer, while it is observed. */
@@ -284,49 +299,6 @@ export class LayerStream {
     return { middle, input: graph.norm(middle, layer.blockNorm, { epsilon: this.config.epsilon }) };
   }
 
-  /** The first copy of the windows as an observed block gets it, batch by batch. */
-  *#blocks(inputs: Arrays, into: Arrays, only: number | undefined): Generator<Block> {
-    const all = this.#batches.filter(({ branch }) => branch === 0);
-    for (const [at, batch] of all.entries()) {
-      if (only !== undefined && at !== only % all.length) continue;
-      const given = Object.entries(inputs).map(([name, arrays]) => [name, arrays[only === undefined ? at : 0]]);
-      yield {
-        batch,
-        tokens: batch.ids.length,
-        inputs: {
-          middle: batch.middle,
-          ...(batch.original && { original: batch.original.hidden, originalMiddle: batch.original.middle }),
-          ...Object.fromEntries(given),
-        },
-        put: (name, rows) => into[name]?.[at]?.set(rows),
-      };
-    }
-  }
-
-  /** The same of some of its tokens. */
-  *#packedBlocks(tokens: TokenSelection, inputs: Arrays, into: Arrays): Generator<Block> {
-    const { hidden } = this.config;
-    const all = this.#batches.filter(({ branch }) => branch === 0);
-    const originals = this.#originals();
-    const from: Arrays = {
-      middle: all.map(({ middle }) => middle),
-      ...(originals.length > 0 && {
-        original: originals.map((batch) => batch.hidden),
-        originalMiddle: originals.map(({ middle }) => middle),
-      }),
-      ...inputs,
-    };
-    for (const [at, pieces] of tokens.pieces.entries()) {
-      const gathered = Object.entries(from).map(([name, arrays]) => [name, tokens.gather(at, arrays, hidden)]);
-      yield {
-        batch: undefined,
-        tokens: pieces.reduce((sum, piece) => sum + piece.tokens.length, 0),
-        inputs: Object.fromEntries(gathered),
-        put: (name, rows) => tokens.scatter(at, rows, into[name] ?? [], hidden),
-      };
-    }
-  }
-
   /** f32 [tokens, hidden] of each batch of the first copy. */
   zeros(): Float32Array[] {
     const first = this.#batches.filter(({ branch }) => branch === 0);
@@ -369,19 +341,6 @@ export class LayerStream {
       for (const cache of Object.values(caches)) cache.dispose();
     }
   }
-}
-
-/** f32 [tokens, hidden] of each batch, by name. */
-type Arrays = Readonly<Record<string, readonly Float32Array[]>>;
-
-/** What an observed block gets at once. */
-interface Block {
-  /** Absent where tokens of several batches are packed. */
-  readonly batch: Batch | undefined;
-  readonly tokens: number;
-  readonly inputs: Readonly<Record<string, Float32Array | Int32Array>>;
-  /** Puts rows [tokens, hidden] of an output where the observer wants them. */
-  readonly put: (name: string, rows: Float32Array) => void;
 }
 
 interface RunOptions<B> {

@@ -5,26 +5,18 @@ import { storedForm } from '../../moe/bank.ts';
 import { type IntegerFormat, parseWeightFormat } from '../../weight/format.ts';
 import { decodeCodes } from '../decode.ts';
 import { describeLayer, layerBytes, specOf } from '../encode.ts';
-import {
-  type Codes,
-  denseMatrix,
-  type Expert,
-  type ExpertLayer,
-  type Matrix,
-  type PartForms,
-  readMatrix,
-} from '../experts.ts';
+import { type Codes, type Expert, type ExpertLayer, type Matrix, type PartForms, readMatrix } from '../experts.ts';
 import type { LayerContext } from '../layer-context.ts';
 import { gptq } from '../numerics.ts';
-import { divideRows, scaleColumns, searchScales } from '../quantize/awq.ts';
 import { dualCodes } from '../quantize/dual.ts';
 import { type Choice, chooseWithin } from '../quantize/mixed.ts';
-import { decoded, rounded } from '../quantize/rounding.ts';
+import { decoded } from '../quantize/rounding.ts';
 import type { QuantizeStep, Recipe } from '../recipe/schema.ts';
 import { refittedDown } from '../recover/down.ts';
 import type { PlannedLayer } from '../size.ts';
 import { layerSensitivity } from '../slim/sensitivity.ts';
 import { moeLayers, sourceForm } from '../source.ts';
+import { scalingStep } from './awq.ts';
 import { eachOriginalLayer, type Json, type PlanContext, type Step } from './step.ts';
 
 /** The formats of one layer, as a recipe writes them. */
@@ -88,7 +80,7 @@ function stepOf(step: QuantizeStep): Step {
     case 'gptq':
       return solvingStep(gptqSolver(step));
     case 'awq':
-      return { apply: scaleNeurons };
+      return scalingStep(step);
     case 'dual':
       requireDual(step);
       return solvingStep(solveDual);
@@ -157,49 +149,6 @@ function solvingStep(solve: Solver): Step {
       return { ...above, slots };
     },
   };
-}
-
-/** Kinds whose hidden row follows the scale of an up row. */
-const scalableKinds: readonly ExpertLayer['kind'][] = ['swiglu', 'geglu', 'relu'];
-
-/**
- * Gives each neuron the scale under which rounding the down projection costs least (AWQ): its up row is divided by it, its down column
- * multiplied, so that the expert itself stays as it is. Inputs of gate and up have no scale of an expert's own: the norm that gives them
- * serves the router and all other experts too (docs/compression.md).
- */
-async function scaleNeurons(layer: ExpertLayer, context: LayerContext): Promise<ExpertLayer> {
-  const { hidden, kind } = layer;
-  if (!scalableKinds.includes(kind)) {
-    const expected = 'experts with a gate or a ReLU for awq';
-    throw new MoeError('RECIPE_INVALID', { argument: 'method', expected, received: kind });
-  }
-  const moments = await context.hiddenMoments(layer, { together: context.recover });
-  const form = layer.forms.down.dense;
-  const slots: Expert[] = [];
-  for (const [slot, own] of layer.slots.entries()) {
-    context.signal?.throwIfAborted();
-    const statistics = await moments.of(slot);
-    const { gram, rows } = statistics;
-    const expert = context.recover ? { ...own, down: await refittedDown(own, statistics) } : own;
-    const { width, up, down } = expert;
-    if (rows === 0 || !up.dense || !down.dense || up.factors || up.kept || up.sparse) {
-      slots.push(expert);
-      continue;
-    }
-    const magnitude = Float64Array.from({ length: width }, (_, at) =>
-      Math.sqrt((gram[at * width + at] as number) / rows),
-    );
-    const input = { magnitude, moment: gram };
-    const { scales } = await searchScales([{ weight: down.dense, rows: hidden }], input, {
-      round: (weight, count, columns) => rounded(weight, count, columns, form),
-    });
-    slots.push({
-      ...expert,
-      up: denseMatrix(width, hidden, divideRows(up.dense, scales)),
-      down: { ...down, dense: scaleColumns(down.dense, scales) },
-    });
-  }
-  return { ...layer, slots };
 }
 
 /**
