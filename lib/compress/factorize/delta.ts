@@ -1,4 +1,12 @@
-import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix, sumOf } from '../experts.ts';
+import {
+  denseMatrices,
+  type Expert,
+  type ExpertLayer,
+  type Factors,
+  type Matrix,
+  readMatrix,
+  sumOf,
+} from '../experts.ts';
 import type { LayerContext } from '../layer-context.ts';
 import { ridgeSolve } from '../recover/ridge.ts';
 import { jointRank } from './gated.ts';
@@ -10,31 +18,33 @@ import { lowRank, whiteningOf } from './low-rank.ts';
  */
 export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank: number): Promise<ExpertLayer> {
   const { hidden } = layer;
-  const experts = layer.slots.map((_, slot) => denseMatrices(layer, slot));
+  const { width } = context.spec;
+  const gated = layer.slots.every(({ gate }) => gate !== undefined);
+  /** Gate and up of a slot as one matrix. */
+  const above = (slot: number): Float32Array => {
+    const { gate, up } = denseMatrices(layer, slot);
+    return gate ? stack(gate, up) : up;
+  };
   const inputs = context.inputMoments(layer, 2);
   const rows: number[] = [];
   for (const slot of layer.slots.keys()) rows.push((await inputs.of(slot)).rows);
   const shares = sharesOf(rows);
-  const gated = experts.every(({ gate }) => gate !== undefined);
-  const above = experts.map(({ gate, up }) => (gate ? stack(gate, up) : up));
-  const base = weightedMean(above, shares);
-  const width = context.spec.width;
+  const base = weightedMean(eachOf(layer, above), shares);
   const tall = (gated ? 2 : 1) * width;
   const upRank = Math.min(gated ? jointRank(rank, width, hidden) : rank, hidden, tall);
-  const factors: Factors[] = [];
-  for (const [slot, matrix] of above.entries()) {
+  const ups: Pick<Expert, 'gate' | 'up'>[] = [];
+  for (const slot of layer.slots.keys()) {
     context.signal?.throwIfAborted();
     const whiten = await whiteningOf((await inputs.of(slot)).gram, hidden);
-    factors.push(await lowRank(difference(matrix, base), { rows: tall, columns: hidden }, upRank, { whiten }));
+    const own = await lowRank(difference(above(slot), base), { rows: tall, columns: hidden }, upRank, { whiten });
+    ups.push(split(own, base, width, hidden, gated, slot === 0));
   }
-  const ups = factors.map((own, slot) => split(own, base, width, hidden, gated, slot === 0));
   // Down is fitted to what gate and up then give, which only dense sums can say while down has no base yet.
   const whole = ups.map(({ gate, up }, slot): Expert => {
-    const sum = (matrix: Matrix, at: number): Matrix => ({
-      rows: width,
-      columns: hidden,
-      dense: sumOf(matrix, base.subarray(at * width * hidden, (at + 1) * width * hidden)),
-    });
+    const sum = (matrix: Matrix, at: number): Matrix =>
+      readMatrix({ rows: width, columns: hidden }, () =>
+        sumOf(matrix, base.subarray(at * width * hidden, (at + 1) * width * hidden)),
+      );
     return {
       ...(layer.slots[slot] as Expert),
       ...(gate && { gate: sum(gate, 0) }),
@@ -42,20 +52,32 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
     };
   });
   const moments = await context.hiddenMoments({ ...layer, slots: whole });
-  const targets: Float32Array[] = [];
-  for (const [slot, { down }] of experts.entries()) {
-    targets.push(context.recover ? await ridgeSolve(await moments.of(slot), down, width, hidden) : down);
+  const shape = { rows: hidden, columns: width };
+  const targets: Matrix[] = [];
+  for (const slot of layer.slots.keys()) {
+    const down = readMatrix(shape, () => denseMatrices(layer, slot).down);
+    const fitted =
+      context.recover && (await ridgeSolve(await moments.of(slot), down.dense as Float32Array, width, hidden));
+    targets.push(fitted ? { ...shape, dense: fitted } : down);
   }
-  const downBase = weightedMean(targets, shares);
+  const downBase = weightedMean(
+    eachOf(layer, (slot) => targets[slot]?.dense as Float32Array),
+    shares,
+  );
   const slots: Expert[] = [];
   for (const [slot, target] of targets.entries()) {
     const whiten = await whiteningOf((await moments.of(slot)).gram, width);
-    const shape = { rows: hidden, columns: width };
-    const own = await lowRank(difference(target, downBase), shape, Math.min(rank, hidden, width), { whiten });
+    const delta = difference(target.dense as Float32Array, downBase);
+    const own = await lowRank(delta, shape, Math.min(rank, hidden, width), { whiten });
     const down = { ...shape, ...(slot === 0 && { dense: downBase }), factors: own };
     slots.push({ hidden, width, ...(ups[slot] as Pick<Expert, 'gate' | 'up'>), down });
   }
   return { ...layer, slots, baseOf: new Int32Array(slots.length) };
+}
+
+/** A matrix of each slot, one after the other. */
+function* eachOf({ slots }: ExpertLayer, matrix: (slot: number) => Float32Array): Generator<Float32Array> {
+  for (const slot of slots.keys()) yield matrix(slot);
 }
 
 /** By rows; equal where nothing was seen. */
@@ -64,11 +86,13 @@ function sharesOf(rows: readonly number[]): number[] {
   return Array.from(rows, (count) => (total > 0 ? count / total : 1 / rows.length));
 }
 
-/** Σ share·matrix, matrices of one shape. */
-export function weightedMean(matrices: readonly Float32Array[], shares: ArrayLike<number>): Float32Array {
-  const sum = new Float64Array((matrices[0] as Float32Array).length);
-  for (const [index, matrix] of matrices.entries()) {
-    const share = shares[index] as number;
+/** Σ share·matrix, matrices of one shape, one in memory at a time where they are made as they are asked for. */
+export function weightedMean(matrices: Iterable<Float32Array>, shares: ArrayLike<number>): Float32Array {
+  let sum = new Float64Array();
+  let index = 0;
+  for (const matrix of matrices) {
+    if (index === 0) sum = new Float64Array(matrix.length);
+    const share = shares[index++] as number;
     for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + share * (matrix[at] as number);
   }
   return Float32Array.from(sum);

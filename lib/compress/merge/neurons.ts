@@ -46,11 +46,13 @@ export function joinExperts(members: readonly Member[]): ExpertMatrices {
 }
 
 /**
- * The members with no more than `most` neurons together: those of the largest share² · ‖down column‖² · second moment stay.
+ * Which neurons of each member stay where there are no more than `most` of them together: those of the largest share² · ‖down column‖² ·
+ * second moment.
  *
  * @param energy of each member's neurons: Σ g²·h², f64 [width] each
+ * @returns rising indices of each member
  */
-export function limitNeurons(members: readonly Member[], energy: readonly Float64Array[], most: number): Member[] {
+export function limitNeurons(members: readonly Member[], energy: readonly Float64Array[], most: number): Int32Array[] {
   const neurons = members.flatMap(({ matrices, share }, member) =>
     Array.from({ length: matrices.width }, (_, j) => {
       let norm = 0;
@@ -58,12 +60,10 @@ export function limitNeurons(members: readonly Member[], energy: readonly Float6
       return { member, j, worth: share * share * norm * ((energy[member] as Float64Array)[j] as number) };
     }),
   );
-  if (neurons.length <= most) return [...members];
   const kept = neurons.sort((a, b) => b.worth - a.worth || a.member - b.member || a.j - b.j).slice(0, most);
-  return members.map(({ matrices, share }, member) => {
-    const own = kept.filter((neuron) => neuron.member === member).map(({ j }) => j);
-    return { share, matrices: takeNeurons(matrices, Int32Array.from(own).sort()) };
-  });
+  return members.map((_, member) =>
+    Int32Array.from(kept.filter((neuron) => neuron.member === member).map(({ j }) => j)).sort(),
+  );
 }
 
 /** An expert with some of its neurons. */

@@ -1,12 +1,11 @@
 import { MoeError } from '../../errors.ts';
 import type { ExpertMatrices } from '../expert.ts';
-import { denseExpert, denseMatrices, type Expert, type ExpertLayer } from '../experts.ts';
+import { denseExpert, denseMatrices, type Expert, type ExpertLayer, readMatrix } from '../experts.ts';
 import { meanRows, selectRows } from '../group/router.ts';
 import type { LayerContext } from '../layer-context.ts';
-import type { SlotSums } from '../layer-parts.ts';
 import { mergeShares, uniformWeights } from '../merge/mean.ts';
 import { alignMembers, type Group, leastSquares, meanOf, tiesOf } from '../merge/members.ts';
-import { joinExperts, limitNeurons, type Member, mostCandidates } from '../merge/neurons.ts';
+import { joinExperts, limitNeurons, type Member, mostCandidates, takeNeurons } from '../merge/neurons.ts';
 import type { NeuronCurve } from '../numerics.ts';
 import type { MergeStep } from '../recipe/schema.ts';
 import { refitDown } from '../recover/down.ts';
@@ -107,44 +106,71 @@ function* runsOf(
   yield { first, groups: groups.slice(first) };
 }
 
-/** The neurons of all members of each group together: what they would give if all stayed, and what it costs that they go. */
+/** The neurons of all members of a group as one expert, and what it costs that they go. */
 interface Candidates {
-  readonly experts: readonly ExpertMatrices[];
-  readonly curves: readonly NeuronCurve[];
-  readonly moments: SlotSums<RefitStatistics>;
+  /** Its down projection is fitted, where the recipe recovers. */
+  readonly expert: ExpertMatrices;
+  readonly curve: NeuronCurve;
+  readonly statistics: RefitStatistics;
 }
 
-async function candidatesOf(
+/** Group by group: all of them together would take a layer of floats and more. */
+async function* candidatesOf(
   layer: ExpertLayer,
   context: LayerContext,
   groups: readonly (readonly number[])[],
   weights: ArrayLike<number>,
-): Promise<Candidates> {
+): AsyncGenerator<Candidates> {
   const crowded = groups.some((group) => group.length * context.spec.width > mostCandidates);
-  const energy = crowded ? await energies(context, layer) : [];
-  const joined: Expert[] = [];
-  for (const group of groups) {
-    const shares = mergeShares(weights, group);
-    const members: Member[] = [];
-    for (const [at, expert] of group.entries()) {
-      members.push({ matrices: await context.original(expert), share: shares[at] as number });
-    }
-    const own = group.map((expert) => energy[expert] as Float64Array);
-    joined.push(denseExpert(joinExperts(crowded ? limitNeurons(members, own, mostCandidates) : members)));
-  }
+  const energy = crowded ? await energies(context, layer) : undefined;
+  const originals = context.originals({ format: 'f32' });
+  const joined = groups.map((group) => joinedExpert(originals, group, mergeShares(weights, group), energy));
   let wide: ExpertLayer = { ...layer, slots: joined };
   if (context.recover) wide = await refitDown(wide, context);
   const moments = await context.hiddenMoments(wide, { together: context.recover });
-  const experts: ExpertMatrices[] = [];
-  const curves: NeuronCurve[] = [];
   for (const slot of wide.slots.keys()) {
+    context.signal?.throwIfAborted();
     const statistics = await moments.of(slot);
     const candidate = denseMatrices(wide, slot);
-    const best = context.recover ? await refitExpert(candidate, statistics) : candidate;
-    experts.push(best);
-    curves.push(await removalCurve(best, statistics.gram));
+    const expert = context.recover ? await refitExpert(candidate, statistics) : candidate;
+    yield { expert, curve: await removalCurve(expert, statistics.gram), statistics };
   }
-  return { experts, curves, moments };
+}
+
+/** All members of a group side by side, read when they are asked for; `energy`: of the neurons of all experts, where some have to go. */
+function joinedExpert(
+  originals: ExpertLayer,
+  group: readonly number[],
+  shares: ArrayLike<number>,
+  energy: readonly Float64Array[] | undefined,
+): Expert {
+  const members = (): Member[] =>
+    group.map((expert, at) => ({ matrices: denseMatrices(originals, expert), share: shares[at] as number }));
+  const own = group.map((expert) => energy?.[expert] as Float64Array);
+  const kept = energy && limitNeurons(members(), own, mostCandidates);
+  const join = (): ExpertMatrices =>
+    joinExperts(
+      kept
+        ? members().map(({ matrices, share }, at) => ({
+            share,
+            matrices: takeNeurons(matrices, kept[at] as Int32Array),
+          }))
+        : members(),
+    );
+  const { hidden } = originals;
+  const width = group.reduce((sum, expert, at) => sum + (kept?.[at]?.length ?? widthOf(originals, expert)), 0);
+  const rows = { rows: width, columns: hidden };
+  return {
+    hidden,
+    width,
+    ...(originals.slots[0]?.gate && { gate: readMatrix(rows, () => join().gate as Float32Array) }),
+    up: readMatrix(rows, () => join().up),
+    down: readMatrix({ rows: hidden, columns: width }, () => join().down),
+  };
+}
+
+function widthOf({ slots }: ExpertLayer, slot: number): number {
+  return (slots[slot] as Expert).width;
 }
 
 /** Of the neurons of a group those stay that it would miss most. */
@@ -155,12 +181,9 @@ async function mergeNeurons(
   weights: ArrayLike<number>,
   widths: readonly number[],
 ): Promise<ExpertLayer> {
-  const { experts, curves, moments } = await candidatesOf(layer, context, groups, weights);
   const slots: Expert[] = [];
-  for (const [slot, expert] of experts.entries()) {
-    const statistics = await moments.of(slot);
-    const width = Math.min(widths[slot] as number, expert.width);
-    const curve = curves[slot] as NeuronCurve;
+  for await (const { expert, curve, statistics } of candidatesOf(layer, context, groups, weights)) {
+    const width = Math.min(widths[slots.length] as number, expert.width);
     slots.push(denseExpert(await slimExpert(expert, statistics, curve, width, context.recover)));
   }
   return { ...layer, slots };
@@ -183,7 +206,9 @@ async function planNeurons(
     const own = grouping[curves.length] as Grouping;
     const groups = groupsOf(own);
     const grouped = { ...layer, groupOf: Int32Array.from(own.labels) };
-    curves.push([...(await candidatesOf(grouped, context, groups, own.weights)).curves]);
+    const found: NeuronCurve[] = [];
+    for await (const { curve } of candidatesOf(grouped, context, groups, own.weights)) found.push(curve);
+    curves.push(found);
     const experts = layer.slots.length;
     budget += (neurons ?? groups.length / experts) * experts * context.spec.width;
   });
