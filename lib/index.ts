@@ -59,6 +59,7 @@ export type { Value } from './graph/value.ts';
 export type { AttentionConfig, BlockConfig, DecoderConfig, LayerConfig, RopeConfig } from './model/decoder-config.ts';
 export type { EvaluateOptions, Evaluation, Progress } from './model/evaluate.ts';
 export type { GeneratedToken, GenerateOptions } from './model/generate.ts';
+export type { CacheDtype } from './model/kv-cache.ts';
 export { Model, type ModelMemory, type OpenOptions } from './model/model.ts';
 export { MoeLayer, type MoeLayerOptions, type MoeTrace } from './model/moe-layer.ts';
 export type { SamplingOptions } from './model/sampling.ts';

@@ -1,7 +1,7 @@
 /** KV caches that calls borrow: each call has one of its own, so calls may run at once. */
 import type { Device } from '../device/device.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import { KvCache, pagesFor } from './kv-cache.ts';
+import { type CacheDtype, KvCache, pagesFor } from './kv-cache.ts';
 
 /** Caches that are kept for the next call. */
 const keptIdle = 2;
@@ -9,13 +9,15 @@ const keptIdle = 2;
 export class CachePool {
   readonly #device: Device;
   readonly #config: DecoderConfig;
+  readonly #dtype: CacheDtype;
   readonly #lent = new Set<KvCache>();
   #idle: KvCache[] = [];
   #closed = false;
 
-  constructor(device: Device, config: DecoderConfig) {
+  constructor(device: Device, config: DecoderConfig, dtype: CacheDtype) {
     this.#device = device;
     this.#config = config;
+    this.#dtype = dtype;
   }
 
   /** Of lent and idle caches. */
@@ -31,7 +33,7 @@ export class CachePool {
       undefined,
     );
     if (smallest) this.#idle = this.#idle.filter((cache) => cache !== smallest);
-    const cache = smallest ?? new KvCache(this.#device, this.#config, tokens);
+    const cache = smallest ?? new KvCache(this.#device, this.#config, tokens, this.#dtype);
     this.#lent.add(cache);
     return cache;
   }

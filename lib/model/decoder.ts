@@ -6,7 +6,7 @@ import type { MlpWeights } from '../moe/loader.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { Weight } from '../weight/weight.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import { pageSize } from './kv-cache.ts';
+import { type CacheDtype, pageSize } from './kv-cache.ts';
 
 export interface LayerWeights {
   readonly inputNorm: Tensor;
@@ -51,6 +51,8 @@ export interface TokenPlaces {
   readonly lengths: Value;
   /** i32 [S·P]. */
   readonly pages: Value;
+  /** Of the states that hold keys and values. */
+  readonly cache: CacheDtype;
 }
 
 /** The inputs of every decoder program. */
@@ -59,16 +61,17 @@ export interface DecoderInputs extends TokenPlaces {
   readonly ids: Value;
 }
 
-export function declareInputs(graph: Graph): DecoderInputs {
-  return { ids: graph.input('ids', 'i32', ['tokens']), ...declarePlaces(graph) };
+export function declareInputs(graph: Graph, cache: CacheDtype): DecoderInputs {
+  return { ids: graph.input('ids', 'i32', ['tokens']), ...declarePlaces(graph, cache) };
 }
 
-export function declarePlaces(graph: Graph): TokenPlaces {
+export function declarePlaces(graph: Graph, cache: CacheDtype = 'f32'): TokenPlaces {
   return {
     positions: graph.input('positions', 'i32', ['tokens']),
     sequence: graph.input('sequence', 'i32', ['tokens']),
     lengths: graph.input('lengths', 'i32', ['sequences']),
     pages: graph.input('pages', 'i32', ['table']),
+    cache,
   };
 }
 
@@ -131,7 +134,7 @@ export function buildAttention(
   residual: Value,
 ): Value {
   const { heads, kvHeads, headDim } = config.attention;
-  const { positions, sequence, lengths, pages } = inputs;
+  const { positions, sequence, lengths, pages, cache } = inputs;
   const scale = config.rope.yarn?.attentionFactor ?? 1;
   const project = (weight: Weight, normWeight: Tensor | undefined): Value => {
     let y = graph.linear(input, weight);
@@ -148,8 +151,8 @@ export function buildAttention(
     sequence,
     lengths,
     pages,
-    kCache: graph.state(`keys.${index}`, 'f32', cacheShape),
-    vCache: graph.state(`values.${index}`, 'f32', cacheShape),
+    kCache: graph.state(`keys.${index}`, cache, cacheShape),
+    vCache: graph.state(`values.${index}`, cache, cacheShape),
     heads,
     kvHeads,
     scale: headDim ** -0.5,

@@ -3,6 +3,10 @@ import type { Device } from '../device/device.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { DecoderConfig } from './decoder-config.ts';
 
+/** Of cached keys and values: halves take half of the memory, and of what decoding reads. */
+export const cacheDtypes = ['f32', 'f16', 'bf16'] as const;
+export type CacheDtype = (typeof cacheDtypes)[number];
+
 /** Tokens of a page. */
 export const pageSize = 16;
 
@@ -22,13 +26,15 @@ export interface Sequence {
 export class KvCache {
   readonly #device: Device;
   readonly #config: DecoderConfig;
-  #states: Record<string, Tensor<'f32'>> = {};
+  readonly #dtype: CacheDtype;
+  #states: Record<string, Tensor<CacheDtype>> = {};
   #free: number[] = [];
   #pages = 0;
 
-  constructor(device: Device, config: DecoderConfig, tokens: number) {
+  constructor(device: Device, config: DecoderConfig, tokens: number, dtype: CacheDtype = 'f32') {
     this.#device = device;
     this.#config = config;
+    this.#dtype = dtype;
     this.#pages = Math.max(1, pagesFor(tokens));
     this.#states = this.#allocate(this.#pages);
     this.#free = Array.from({ length: this.#pages }, (_, index) => this.#pages - 1 - index);
@@ -43,8 +49,8 @@ export class KvCache {
     return Object.values(this.#states).reduce((sum, tensor) => sum + tensor.bytes, 0);
   }
 
-  /** `keys.<layer>` and `values.<layer>`, f32 [pages, 16, kvHeads·headDim], to bind at a run. */
-  get states(): Readonly<Record<string, Tensor<'f32'>>> {
+  /** `keys.<layer>` and `values.<layer>`, [pages, 16, kvHeads·headDim], to bind at a run. */
+  get states(): Readonly<Record<string, Tensor<CacheDtype>>> {
     return this.#states;
   }
 
@@ -73,13 +79,13 @@ export class KvCache {
     this.#pages = 0;
   }
 
-  #allocate(pages: number): Record<string, Tensor<'f32'>> {
+  #allocate(pages: number): Record<string, Tensor<CacheDtype>> {
     const { kvHeads, headDim } = this.#config.attention;
-    const states: Record<string, Tensor<'f32'>> = {};
+    const states: Record<string, Tensor<CacheDtype>> = {};
     try {
       for (let layer = 0; layer < this.#config.layers.length; layer++) {
         for (const name of [`keys.${layer}`, `values.${layer}`]) {
-          states[name] = Tensor.empty(this.#device, 'f32', [pages, pageSize, kvHeads * headDim]);
+          states[name] = Tensor.empty(this.#device, this.#dtype, [pages, pageSize, kvHeads * headDim]);
         }
       }
     } catch (error) {
@@ -92,7 +98,7 @@ export class KvCache {
   async #grow(pages: number): Promise<void> {
     const states = this.#allocate(pages);
     for (const [name, from] of Object.entries(this.#states)) {
-      await (states[name] as Tensor<'f32'>).write(await from.read());
+      await (states[name] as Tensor<CacheDtype>).write(await from.read());
       from.dispose();
     }
     this.#states = states;

@@ -22,7 +22,7 @@ import {
 } from './evaluate.ts';
 import { familyOf } from './family.ts';
 import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.ts';
-import { pageSize } from './kv-cache.ts';
+import { type CacheDtype, cacheDtypes, pageSize } from './kv-cache.ts';
 import { type ObserveOptions, observeWindows } from './observe.ts';
 import { maximumTokens, Runner } from './runner.ts';
 import { type ContinuationOptions, type ContinuationScore, joinContinuations, scoreContinuations } from './score.ts';
@@ -34,6 +34,8 @@ export interface OpenOptions {
   device?: string | Device | undefined;
   /** Format of the expert matrices. Default: as the folder has them. */
   weights?: ModelWeights | undefined;
+  /** Of cached keys and values; what is computed from them is f32 in any case. Default 'f32'. */
+  cache?: CacheDtype | undefined;
   signal?: AbortSignal | undefined;
   onProgress?: ((progress: Progress) => void) | undefined;
 }
@@ -83,7 +85,7 @@ export class Model {
     this.device = parts.device;
     this.bytes = parts.bytes;
     this.#parts = parts;
-    this.#pool = new CachePool(parts.device, parts.config);
+    this.#pool = new CachePool(parts.device, parts.config, parts.runner.cacheDtype);
     const { eosIds = [] } = parts.tokenizer ?? {};
     this.#eosIds = new Set(eosIds.length > 0 ? eosIds : parts.config.eosIds);
   }
@@ -94,9 +96,10 @@ export class Model {
    * CHECKPOINT_TENSOR_UNKNOWN, SHAPE_MISMATCH, DTYPE_MISMATCH, TOKENIZER_INVALID, INVALID_ARGUMENT, DEVICE_UNAVAILABLE, OUT_OF_MEMORY.
    */
   static async open(folder: string, options: OpenOptions = {}): Promise<Model> {
-    const { device: chosen = 'auto', weights, signal, onProgress } = requireObject(options);
+    const { device: chosen = 'auto', weights, cache = 'f32', signal, onProgress } = requireObject(options);
     if (typeof chosen !== 'string') requireDevice(chosen);
     requireCallback(onProgress, 'onProgress');
+    if (!cacheDtypes.includes(cache)) throw invalid('cache', cacheDtypes.join(', '), cache);
     const plan = weightPlan(weights);
     const checkpoint = await Checkpoint.open(folder, { signal });
     let device: Device | undefined;
@@ -117,7 +120,7 @@ export class Model {
         },
       });
       const decoder = await loadDecoder(loader, config, family.names, plan);
-      const runner = new Runner(device, config, decoder);
+      const runner = new Runner(device, config, decoder, cache);
       report(total);
       const ownsDevice = typeof chosen === 'string';
       const { bytes } = checkpoint;

@@ -7,7 +7,7 @@ import type { Tensor } from '../tensor/tensor.ts';
 import { batchInputs, type Chunk, tokensOf } from './batch.ts';
 import { buildDecoder, buildHead, type DecoderWeights, declareInputs, type Tap } from './decoder.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import { type KvCache, pagesFor } from './kv-cache.ts';
+import { type CacheDtype, type KvCache, pagesFor } from './kv-cache.ts';
 
 /** Tokens at most in one run, smallest first. */
 export const buckets = [1, 8, 64, 512] as const;
@@ -26,14 +26,17 @@ export interface RunContext {
 export class Runner {
   readonly device: Device;
   readonly config: DecoderConfig;
+  /** Of the KV caches that runs bind. */
+  readonly cacheDtype: CacheDtype;
   readonly #weights: DecoderWeights;
   readonly #programs = new Map<string, Program>();
   readonly #running = new Set<Promise<unknown>>();
   #disposed = false;
 
-  constructor(device: Device, config: DecoderConfig, weights: DecoderWeights) {
+  constructor(device: Device, config: DecoderConfig, weights: DecoderWeights, cacheDtype: CacheDtype) {
     this.device = device;
     this.config = config;
+    this.cacheDtype = cacheDtype;
     this.#weights = weights;
   }
 
@@ -60,7 +63,7 @@ export class Runner {
   /** A program of the first `layers` layers without the head, for taps. The caller runs it by {@link observe} and disposes it. */
   compileTap(tap: Tap, layers: number): Program {
     const graph = new Graph(this.device);
-    buildDecoder(graph, this.config, this.#weights, declareInputs(graph), { tap, layers });
+    buildDecoder(graph, this.config, this.#weights, declareInputs(graph, this.cacheDtype), { tap, layers });
     return graph.compile(this.#maximumSizes(maximumTokens));
   }
 
@@ -120,7 +123,7 @@ export class Runner {
 
   #compile(kind: Kind, bucket: number): Program {
     const graph = new Graph(this.device);
-    const x = buildDecoder(graph, this.config, this.#weights, declareInputs(graph));
+    const x = buildDecoder(graph, this.config, this.#weights, declareInputs(graph, this.cacheDtype));
     const head = (value: typeof x) => buildHead(graph, this.config, this.#weights, value);
     const sizes = this.#maximumSizes(bucket);
     if (kind === 'rows') {

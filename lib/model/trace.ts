@@ -68,7 +68,7 @@ export async function traceModel(
   try {
     const run = Math.min(ids.length, maximumTokens);
     const sizes = { tokens: run, sequences: 1, table: pagesFor(ids.length), pages: cache.pages };
-    program = buildTrace(new Graph(runner.device), config, weights, new Set(include)).compile(sizes);
+    program = buildTrace(runner, weights, new Set(include)).compile(sizes);
     for (let at = 0; at < ids.length; at += maximumTokens) {
       const chunk = { sequence, ids: ids.subarray(at, at + maximumTokens) };
       const outputs = await runner.observe(program, [chunk], {}, { cache, signal, layers: config.layers.length });
@@ -120,12 +120,12 @@ async function keep(
 
 /** The decoder without its head, with an output for each thing traced. */
 function buildTrace(
-  graph: Graph,
-  config: DecoderConfig,
+  { device, config, cacheDtype }: Runner,
   weights: DecoderWeights,
   include: ReadonlySet<TracePart>,
 ): Graph {
-  const inputs = declareInputs(graph);
+  const graph = new Graph(device);
+  const inputs = declareInputs(graph, cacheDtype);
   let x = graph.embed(inputs.ids, weights.embedding, { dtype: 'f32' });
   for (const [index, layer] of weights.layers.entries()) {
     x = buildLayer(graph, config, weights.frequencies, layer, inputs, index, x, include);

@@ -1,7 +1,7 @@
 import { strict as assert } from 'node:assert';
 import type { Device } from '../../lib/device/device.ts';
 import { openDevice } from '../../lib/device/open.ts';
-import { KvCache } from '../../lib/model/kv-cache.ts';
+import { type CacheDtype, KvCache } from '../../lib/model/kv-cache.ts';
 import { Model } from '../../lib/model/model.ts';
 import type { ModelWeights } from '../../lib/model/weights.ts';
 import type { Tensor } from '../../lib/tensor/tensor.ts';
@@ -101,6 +101,26 @@ describe('Model.logits', () => {
     await assert.rejects(model.logits([0.5]), moeError('INVALID_ARGUMENT', /ids\[0\]/));
   });
 
+  it('keep half of the bytes in a cache of bf16, near those of f32', async () => {
+    const text = ids.subarray(0, 200);
+    await using exact = await Model.open(tinyModel, { device });
+    await using halved = await Model.open(tinyModel, { device, cache: 'bf16' });
+    const [{ data: expected }, { data }] = [await exact.logits(text), await halved.logits(text)];
+    assert.equal(halved.memory().cache, exact.memory().cache / 2);
+    assert.notDeepEqual(data, expected);
+    const norm = (values: Float32Array): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+    const error = norm(data.map((logit, at) => logit - (expected[at] as number))) / norm(expected);
+    assert.ok(error < 2 ** -8, `${error}`);
+    // A token sees the same keys and values whether they were stored before its run or in it.
+    assert.deepEqual(await stepByStep(halved, text, 'bf16'), data);
+    const { layers } = await halved.trace(text, { include: ['hidden'] });
+    assert.equal(layers.length, 4);
+    await assert.rejects(
+      Model.open(tinyModel, { device, cache: 'int8' as never }),
+      moeError('INVALID_ARGUMENT', /cache/),
+    );
+  });
+
   it('keep their keys and values when the cache grows', async () => {
     await using model = await Model.open(tinyModel, { device });
     const cache = new KvCache(device, model.config, 16);
@@ -123,10 +143,10 @@ describe('Model.logits', () => {
 });
 
 /** Logits [tokens, vocabulary] from runs of one token each. */
-async function stepByStep(model: Model, ids: Int32Array): Promise<Float32Array> {
+async function stepByStep(model: Model, ids: Int32Array, dtype?: CacheDtype): Promise<Float32Array> {
   const { vocabulary } = model.config;
   const rows = new Float32Array(ids.length * vocabulary);
-  const cache = new KvCache(model.device, model.config, ids.length);
+  const cache = new KvCache(model.device, model.config, ids.length, dtype);
   const sequence = cache.sequence();
   for (let at = 0; at < ids.length; at++) {
     const row = rows.subarray(at * vocabulary, (at + 1) * vocabulary);
