@@ -4,26 +4,28 @@
 // pages i32 [sequences·P].
 // A task takes a block of consecutive tokens of one sequence and up to `attention_rows` rows, a row being one token and
 // one of the heads that share a key head. It walks the keys in tiles of `attention_keys` that begin at multiples of it
-// in the sequence: scores, then a softmax that rescales its sums where the maximum grows, then p·v. Each (row, key)
-// score is one chain of fma over D and one fixed tree; each row adds its visible keys in rising order. So a row's bits
-// depend neither on its block nor on other rows. Keys outside the page table or the cache read as zeros; rows never
-// touch the values of keys that they may not see.
+// in the sequence: all scores, then a softmax that rescales its sums where the maximum grows, then p·v. A tile for many
+// rows is copied to f32 first; for few it is read where it lies. Each (row, key) score is one chain of fma over D and
+// one fixed tree; each row adds its visible keys in rising order. So a row's bits depend neither on its block nor on
+// other rows. Keys outside the page table or the cache read as zeros; rows never touch the values of keys that they may
+// not see.
 // Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache.
-// Reached: 53 % of the f32 peak at 512 queries, 72 % of the streaming read for one query at 2048 keys (AVX-512, 2
-// Cascade Lake cores, 2026-11-22; docs/performance.md).
+// Reached: 55 % of the f32 peak at 512 queries over 2048 keys, 8 heads over one (50 % each over its own); one query over
+// 2048 keys reads 38 GB/s of an f32 cache, 23 of bf16, where streaming gives 55 to 84 (AVX-512, 2 Zen 5 cores,
+// 2026-11-29; docs/performance.md). A core has too few lines under way for the short runs of a key head.
 
 namespace moe::cpu::MOE_ISA {
 
 // Rows whose products with 4 keys are held in registers together.
 inline constexpr int row_block = registers >= 32 ? 4 : 2;
-// From so many rows on, a tile of an f32 cache is copied before it is read again and again.
-inline constexpr int rows_worth_a_copy = 8;
+// From so many rows on, a tile is copied to f32 before it is read again and again.
+inline constexpr int rows_worth_a_copy = 9;
 
 struct Attention {
   const Context &c;
   const moe_attention &a;
   AttentionScratch at;
-  int64_t tokens, head_dim, sequences, table, pages, page_size, cache_width;
+  int64_t tokens, head_dim, sequences, table, pages, page_size, cache_width, cache_bytes;
   const int32_t *positions, *sequence, *lengths, *page_of;
 
   explicit Attention(const Context &context)
@@ -39,13 +41,28 @@ struct Attention {
     pages = c.input[7].dim[0];
     page_size = c.input[7].dim[1];
     cache_width = c.input[7].dim[2];
+    cache_bytes = c.input[7].dtype == MOE_F32 ? 4 : 2;
   }
 
-  // Element offset of place p of sequence s in a cache, or −1 where the tables say no such place.
+  // Element offset of a place of sequence s in a cache, or −1 where the tables say no such place.
+  int64_t place(int64_t s, int64_t page_index, int64_t within) const {
+    if (s < 0 || s >= sequences || page_index >= table) return -1;
+    const int64_t page = page_of[s * table + page_index];
+    return page >= 0 && page < pages ? (page * page_size + within) * cache_width : -1;
+  }
   int64_t place(int64_t s, int64_t p) const {
-    if (s < 0 || s >= sequences || p < 0 || page_size <= 0 || p / page_size >= table) return -1;
-    const int64_t page = page_of[s * table + p / page_size];
-    return page >= 0 && page < pages ? (page * page_size + p % page_size) * cache_width : -1;
+    return p < 0 || page_size <= 0 ? -1 : place(s, p / page_size, p % page_size);
+  }
+  // Those of the keys of a tile, −1 for keys that are not from ≤ key < to.
+  void places(int64_t s, int64_t base, int64_t from, int64_t to, int64_t *at) const {
+    const bool some = page_size > 0;
+    int64_t page_index = some ? base / page_size : 0, within = some ? base % page_size : 0;
+    for (int64_t key = base; key < base + attention_keys; ++key) {
+      *at++ = some && key >= from && key < to ? place(s, page_index, within) : -1;
+      if (++within < page_size) continue;
+      within = 0;
+      ++page_index;
+    }
   }
 
   // The keys a token sees: first ≤ j < end.
@@ -78,18 +95,23 @@ inline void append(const Attention &f) {
   });
 }
 
-// What a task works on. `key` and `value` point at the tile's rows.
+// What a task works on. `key` and `value` point at the tile's rows, of the `dtype` that the functions below name.
 struct AttentionTask {
   const float *query[attention_rows];
   int64_t first[attention_rows], end[attention_rows];  // keys that a row sees
   float maximum[attention_rows], total[attention_rows];
-  const float *key[attention_keys], *value[attention_keys];
+  const void *key[attention_keys], *value[attention_keys];
   float *scores, *sums;  // [rows][attention_keys], [rows][padded]
   int64_t head_dim, padded;
+
+  // Whether row r sees a key of the tile that begins at key `base`.
+  bool sees(int r, int64_t base) const {
+    return first[r] < base + attention_keys && end[r] > base && first[r] < end[r];
+  }
 };
 
 // Rows r … r + M against keys j … j + 4·N of the tile.
-template <int M, int N>
+template <int dtype, int M, int N>
 MOE_INLINE void score_block(const AttentionTask &task, int r, int j) {
   Vec part[M][4 * N];
   for (int m = 0; m < M; ++m)
@@ -99,13 +121,13 @@ MOE_INLINE void score_block(const AttentionTask &task, int r, int j) {
     Vec q[M];
     for (int m = 0; m < M; ++m) q[m] = load(task.query[r + m] + d);
     for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load(task.key[j + n] + d);
+      const Vec k = load_any(task.key[j + n], dtype, d, width);
       for (int m = 0; m < M; ++m) part[m][n] = fma(q[m], k, part[m][n]);
     }
   }
   if (const int64_t left = task.head_dim - d; left > 0) {
     for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load_part(task.key[j + n] + d, left);
+      const Vec k = load_any(task.key[j + n], dtype, d, left);
       for (int m = 0; m < M; ++m) part[m][n] = fma(load_part(task.query[r + m] + d, left), k, part[m][n]);
     }
   }
@@ -116,14 +138,15 @@ MOE_INLINE void score_block(const AttentionTask &task, int r, int j) {
 }
 
 // sums[r + m][d …] += Σ_{from ≤ j < to} p[r + m][j] · value[j][d …], C vectors from d on.
-template <int M, int C>
+template <int dtype, int M, int C>
 MOE_INLINE void value_block(const AttentionTask &task, int r, int64_t d, int64_t left, int from, int to) {
   Vec part[M][C];
   for (int m = 0; m < M; ++m)
     for (int n = 0; n < C; ++n) part[m][n] = load(task.sums + (r + m) * task.padded + d + n * width);
   for (int j = from; j < to; ++j) {
     Vec v[C];
-    for (int n = 0; n < C; ++n) v[n] = C > 1 ? load(task.value[j] + d + n * width) : load_some(task.value[j] + d, left);
+    const std::byte *const row = static_cast<const std::byte *>(task.value[j]) + d * (dtype == MOE_F32 ? 4 : 2);
+    for (int n = 0; n < C; ++n) v[n] = load_any(row, dtype, n * width, C > 1 ? width : left);
     for (int m = 0; m < M; ++m) {
       const Vec p = broadcast(task.scores[(r + m) * attention_keys + j]);
       for (int n = 0; n < C; ++n) part[m][n] = fma(p, v[n], part[m][n]);
@@ -133,14 +156,14 @@ MOE_INLINE void value_block(const AttentionTask &task, int r, int64_t d, int64_t
     for (int n = 0; n < C; ++n) store(task.sums + (r + m) * task.padded + d + n * width, part[m][n]);
 }
 
-template <int M>
+template <int dtype, int M>
 inline void add_values(const AttentionTask &task, int r, int from, int to) {
   if (from >= to) return;
   constexpr int columns = M == 1 ? 8 : 4;
   int64_t d = 0;
   for (; d + columns * width <= task.head_dim; d += columns * width)
-    value_block<M, columns>(task, r, d, width, from, to);
-  for (; d < task.head_dim; d += width) value_block<M, 1>(task, r, d, task.head_dim - d, from, to);
+    value_block<dtype, M, columns>(task, r, d, width, from, to);
+  for (; d < task.head_dim; d += width) value_block<dtype, M, 1>(task, r, d, task.head_dim - d, from, to);
 }
 
 // Scores of row r in the tile that begins at key `base` become exp(score − maximum); the row's sums are rescaled where
@@ -151,13 +174,16 @@ inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t b
   for (int i = 0; i < width; ++i) index[i] = static_cast<float>(i);
   const float first = static_cast<float>(larger<int64_t>(task.first[r] - base, 0));
   const float end = static_cast<float>(smaller<int64_t>(task.end[r] - base, attention_keys));
+  const bool whole = first == 0 && end == attention_keys;
   const Vec scale = broadcast(a.scale), cap = broadcast(a.soft_cap), lowest = broadcast(-infinity);
   Vec most = lowest;
   for (int j = 0; j < attention_keys; j += width) {
     Vec s = mul(load(scores + j), scale);
     if (a.soft_cap > 0) s = mul(cap, tanh(div(s, cap)));
-    const Vec at = add(load(index), broadcast(static_cast<float>(j)));
-    s = select(greater(broadcast(first), at), lowest, select(greater(broadcast(end), at), s, lowest));
+    if (!whole) {
+      const Vec at = add(load(index), broadcast(static_cast<float>(j)));
+      s = select(greater(broadcast(first), at), lowest, select(greater(broadcast(end), at), s, lowest));
+    }
     store(scores + j, s);
     most = max(most, s);
   }
@@ -183,7 +209,7 @@ inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t b
 
 // Keys [from, to) of a tile for rows r … r + M: those that all of them see together, the others row by row, in rising
 // order.
-template <int M>
+template <int dtype, int M>
 inline void weigh(const AttentionTask &task, int r, int64_t base) {
   int64_t from = 0, to = attention_keys;
   for (int m = 0; m < M; ++m) {
@@ -194,53 +220,64 @@ inline void weigh(const AttentionTask &task, int r, int64_t base) {
   to = larger(from, to);
   for (int m = 0; m < M && M > 1; ++m) {
     const int64_t start = larger<int64_t>(task.first[r + m] - base, 0), end = smaller(task.end[r + m] - base, from);
-    add_values<1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
+    add_values<dtype, 1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
   }
-  add_values<M>(task, r, static_cast<int>(from), static_cast<int>(to));
+  add_values<dtype, M>(task, r, static_cast<int>(from), static_cast<int>(to));
   for (int m = 0; m < M && M > 1; ++m) {
     const int64_t start = larger(task.first[r + m] - base, to),
                   end = smaller<int64_t>(task.end[r + m] - base, attention_keys);
-    add_values<1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
+    add_values<dtype, 1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
   }
 }
 
-inline void attend_tile(const moe_attention &a, AttentionTask &task, int rows, int64_t base) {
-  const auto sees = [&](int r) {
-    return task.first[r] < base + attention_keys && task.end[r] > base && task.first[r] < task.end[r];
-  };
-  for (int r = 0; r < rows; r += row_block) {
-    const int count = smaller(row_block, rows - r);
-    int64_t first = attention_keys, end = 0;
-    for (int m = r; m < r + count; ++m) {
-      if (!sees(m)) continue;
-      first = smaller(first, larger<int64_t>(task.first[m] - base, 0));
-      end = larger(end, smaller<int64_t>(task.end[m] - base, attention_keys));
-    }
-    for (int j = static_cast<int>(first) / 8 * 8; j < end; j += 8) {
-      if (count == row_block) {
-        score_block<row_block, 1>(task, r, j);
-        score_block<row_block, 1>(task, r, j + 4);
-      } else {
-        for (int m = r; m < r + count; ++m) score_block<1, 2>(task, m, j);
-      }
-    }
-    bool all = count == row_block;
-    for (int m = r; m < r + count; ++m) {
-      if (sees(m)) soften(a, task, m, base);
-      all = all && sees(m);
-    }
-    if (all) {
-      weigh<row_block>(task, r, base);
+// Scores of rows r … r + count against the keys of the tile that any of them sees.
+template <int dtype>
+inline void score_rows(const AttentionTask &task, int r, int count, int64_t base) {
+  int64_t first = attention_keys, end = 0;
+  for (int m = r; m < r + count; ++m) {
+    if (!task.sees(m, base)) continue;
+    first = smaller(first, larger<int64_t>(task.first[m] - base, 0));
+    end = larger(end, smaller<int64_t>(task.end[m] - base, attention_keys));
+  }
+  for (int j = static_cast<int>(first) / 8 * 8; j < end; j += 8) {
+    if (count == row_block) {
+      score_block<dtype, row_block, 1>(task, r, j);
+      score_block<dtype, row_block, 1>(task, r, j + 4);
     } else {
-      for (int m = r; m < r + count; ++m)
-        if (sees(m)) weigh<1>(task, m, base);
+      for (int m = r; m < r + count; ++m) score_block<dtype, 1, 2>(task, m, j);
     }
   }
 }
 
-// Tokens first … last − 1 (one sequence), query heads h … h + heads − 1 of key head `kv`.
-inline void attend(const Attention &f, int64_t first, int64_t last, int64_t kv, int64_t h, int64_t heads,
-                   std::byte *scratch) {
+// One thing after the other for all rows, so that the keys, and then the values, stay in the nearest cache.
+template <int dtype>
+inline void attend_tile(const moe_attention &a, AttentionTask &task, int rows, int64_t base) {
+  for (int r = 0; r < rows; r += row_block) score_rows<dtype>(task, r, smaller(row_block, rows - r), base);
+  for (int r = 0; r < rows; ++r)
+    if (task.sees(r, base)) soften(a, task, r, base);
+  for (int r = 0; r < rows; r += row_block) {
+    const int last = smaller(r + row_block, rows);
+    bool all = last - r == row_block;
+    for (int m = r; m < last; ++m) all = all && task.sees(m, base);
+    if (all) {
+      weigh<dtype, row_block>(task, r, base);
+      continue;
+    }
+    for (int m = r; m < last; ++m)
+      if (task.sees(m, base)) weigh<dtype, 1>(task, m, base);
+  }
+}
+
+// Tokens first … last − 1 (one sequence), and of the query heads of key head `kv` those from `head` on.
+struct Share {
+  int64_t first, last, kv, head, heads;
+
+  int rows() const { return static_cast<int>((last - first) * heads); }
+};
+
+// `dtype`: of the rows of a tile, f32 where they are copied.
+template <int dtype>
+inline void attend(const Attention &f, const Share &share, std::byte *scratch) {
   AttentionTask task;
   task.scores = reinterpret_cast<float *>(scratch + f.at.scores);
   task.sums = reinterpret_cast<float *>(scratch + f.at.sums);
@@ -250,12 +287,15 @@ inline void attend(const Attention &f, int64_t first, int64_t last, int64_t kv, 
   float *queries = reinterpret_cast<float *>(scratch + f.at.queries);
   float *zeros = reinterpret_cast<float *>(scratch + f.at.zeros);
   for (int64_t d = 0; d < f.at.padded; d += width) store(zeros + d, zero());
-  const int rows = static_cast<int>((last - first) * heads);
+  const int rows = share.rows();
+  const int64_t first_column = (share.kv * (f.a.heads / f.a.kv_heads) + share.head) * f.head_dim;
+  const auto token_of = [&](int r) { return share.first + r / share.heads; };
+  const auto column_of = [&](int r) { return first_column + r % share.heads * f.head_dim; };  // in q and y
   int64_t from = INT64_MAX, to = 0;
   for (int r = 0; r < rows; ++r) {
-    const int64_t t = first + r / heads;
+    const int64_t t = token_of(r);
     const Attention::Range range = f.visible(t);
-    const float *query = f.c.input[0].as<const float>() + t * f.c.input[0].width + (h + r % heads) * f.head_dim;
+    const float *query = f.c.input[0].as<const float>() + t * f.c.input[0].width + column_of(r);
     float *copied = queries + r * f.at.padded;
     for (int64_t d = 0; d < f.head_dim; d += width) store(copied + d, load_some(query + d, f.head_dim - d));
     task.query[r] = copied;
@@ -268,30 +308,25 @@ inline void attend(const Attention &f, int64_t first, int64_t last, int64_t kv, 
     from = smaller(from, range.first);
     to = larger(to, range.end);
   }
+  int64_t places[attention_keys];
   for (int64_t base = from / attention_keys * attention_keys; base < to; base += attention_keys) {
-    for (int j = 0; j < attention_keys; ++j) {
-      const bool needed = base + j >= from && base + j < to;
-      const int64_t place = needed ? f.place(f.sequence[first], base + j) : -1;
-      for (int which = 0; which < 2; ++which) {
-        const Operand &cache = f.c.input[7 + which];
-        const float *&row = which == 0 ? task.key[j] : task.value[j];
-        row = zeros;
-        if (place < 0) continue;
-        const int64_t element = place + kv * f.head_dim;
-        if (cache.dtype == MOE_F32 && rows < rows_worth_a_copy) {
-          row = cache.as<const float>() + element;
-          continue;
-        }
+    f.places(f.sequence[share.first], base, from, to, places);
+    for (int which = 0; which < 2; ++which) {
+      const std::byte *const cache = f.c.input[7 + which].as<const std::byte>() + share.kv * f.head_dim * f.cache_bytes;
+      for (int j = 0; j < attention_keys; ++j) {
+        const void *&row = which == 0 ? task.key[j] : task.value[j];
+        row = places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : cache + places[j] * f.cache_bytes;
+        if (places[j] < 0 || rows < rows_worth_a_copy) continue;
         float *widened = wide[which] + j * f.at.padded;
         for (int64_t d = 0; d < f.head_dim; d += width)
-          store(widened + d, load_any(cache.data, cache.dtype, element + d, f.head_dim - d));
+          store(widened + d, load_any(row, f.c.input[7].dtype, d, f.head_dim - d));
         row = widened;
       }
     }
-    attend_tile(f.a, task, rows, base);
+    attend_tile<dtype>(f.a, task, rows, base);
   }
   for (int r = 0; r < rows; ++r) {
-    float *y = f.c.output[0].as<float>() + (first + r / heads) * f.c.output[0].width + (h + r % heads) * f.head_dim;
+    float *y = f.c.output[0].as<float>() + token_of(r) * f.c.output[0].width + column_of(r);
     const bool seen = task.first[r] < task.end[r];
     const Vec total = broadcast(task.total[r]);
     for (int64_t d = 0; d < f.head_dim; d += width) {
@@ -310,7 +345,9 @@ void attention(const Context &c) {
   // busy.
   const int64_t group = f.a.heads / f.a.kv_heads;
   int64_t parts = (group + attention_rows - 1) / attention_rows;
-  const int64_t most_tokens = larger<int64_t>(1, attention_rows / ((group + parts - 1) / parts));
+  int64_t most_rows = attention_rows;
+  while (most_rows > 32 && f.tokens * group * f.a.kv_heads < 4 * c.threads * most_rows) most_rows /= 2;
+  const int64_t most_tokens = larger<int64_t>(1, most_rows / ((group + parts - 1) / parts));
   int32_t *blocks = reinterpret_cast<int32_t *>(c.scratch + f.at.blocks);
   int64_t count = 0, pairs = 0;
   for (int64_t t = 0; t < f.tokens; ++t) {
@@ -327,8 +364,16 @@ void attention(const Context &c) {
     const int64_t part = task % parts, kv = task / parts % f.a.kv_heads,
                   block = count - 1 - task / parts / f.a.kv_heads;
     if (part * heads >= group) return;
-    attend(f, blocks[block], blocks[block + 1], kv, kv * group + part * heads, smaller(heads, group - part * heads),
-           c.scratch + f.at.threads + thread * f.at.stride);
+    const Share share{blocks[block], blocks[block + 1], kv, part * heads, smaller(heads, group - part * heads)};
+    std::byte *scratch = c.scratch + f.at.threads + thread * f.at.stride;
+    switch (share.rows() >= rows_worth_a_copy ? MOE_F32 : c.input[7].dtype) {
+      case MOE_F16:
+        return attend<MOE_F16>(f, share, scratch);
+      case MOE_BF16:
+        return attend<MOE_BF16>(f, share, scratch);
+      default:
+        return attend<MOE_F32>(f, share, scratch);
+    }
   });
 }
 

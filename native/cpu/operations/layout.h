@@ -12,7 +12,7 @@ int64_t rotate_scratch(const Context &c);
 
 // Attention works on up to `attention_rows` (token, head) pairs that share a key head, against tiles of
 // `attention_keys` keys that start at multiples of it in the sequence.
-inline constexpr int attention_rows = 32, attention_keys = 64;
+inline constexpr int attention_rows = 128, attention_keys = 64;
 struct AttentionScratch {
   int64_t blocks;   // i32 [T + 1]: first token of each block
   int64_t threads;  // start of thread 0
