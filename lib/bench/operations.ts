@@ -160,6 +160,11 @@ export async function operationGroups(
         a: await randomTensor(device, [count, gramWidth]),
         state: await Tensor.zeros(device, 'f64', [gramWidth, gramWidth]),
       }),
+      // The other half of the products is the same.
+      cost: {
+        bytes: 4 * count * gramWidth + 16 * gramWidth ** 2,
+        operations: { f32: count * gramWidth * (gramWidth + 1) },
+      },
     },
   ]);
   return caseGroups(device, 'operations', shape.name, cases, warm);
