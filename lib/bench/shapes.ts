@@ -1,4 +1,11 @@
-/** Sizes of public models, from the config.json of each, and of one's own. */
+/**
+ * Sizes of public models, and of one's own. They are those of each model's published config.json: google/switch-base-8 (`d_model`,
+ * `d_ff`, `num_experts`; the gate is the probability of the best expert), Qwen/Qwen3-30B-A3B, allenai/OLMoE-1B-7B-0924,
+ * mistralai/Mixtral-8x7B-v0.1 (softmax over the chosen two: gates add up to 1), openai/gpt-oss-20b and
+ * ibm-granite/granite-3.0-1b-a400m (likewise over four and eight), deepseek-ai/DeepSeek-V2-Lite (`norm_topk_prob` false),
+ * LiquidAI/LFM2-8B-A1B (`moe_intermediate_size`). Checked on 2026-11-28 against quotations of these files in public code, and for
+ * Switch against code that loads its weights. Biases, clamps and shared experts are left out.
+ */
 import { invalid } from '../arguments.ts';
 import type { ExpertKind } from '../weight/bank.ts';
 
