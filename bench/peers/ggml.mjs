@@ -159,10 +159,15 @@ export class Ggml {
   }
 }
 
+/** Of [rows, columns] in a format of ggml. */
+export function matrixBytes(format, rows, columns) {
+  return g.rowSize(types[format], columns) * rows;
+}
+
 /** f32 [rows, columns] in a format of ggml. */
 export function quantizeMatrix(format, values, rows, columns) {
   if (format === 'f32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  const bytes = new Uint8Array(g.rowSize(types[format], columns) * rows);
+  const bytes = new Uint8Array(matrixBytes(format, rows, columns));
   g.quantize(types[format], values, bytes, 0, rows, columns, null);
   return bytes;
 }

@@ -1,9 +1,10 @@
-// Writes the weights of a qwen3_moe folder as GGUF, the form that llama.cpp reads: expert and attention matrices in a format of ggml,
-// embedding in bf16, norms and router in f32.
-import { readFile, writeFile } from 'node:fs/promises';
+// Writes a qwen3_moe or olmoe folder as GGUF, the form that llama.cpp reads: expert and attention matrices in a format of ggml,
+// embedding and head in bf16, norms and router in f32.
+import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Checkpoint, f32ToBf16 } from '../../lib/index.ts';
-import { quantizeMatrix, types } from './ggml.mjs';
+import { f32ToBf16 } from '../../lib/index.ts';
+import { embedding, finalNorm, head, layerNames, withDecoder } from './decoder.mjs';
+import { matrixBytes, quantizeMatrix, types } from './ggml.mjs';
 
 const alignment = 32;
 const kinds = { u32: 4, i32: 5, f32: 6, string: 8, array: 9 };
@@ -36,111 +37,132 @@ class Bytes {
   value(kind, value) {
     return kind === 'string' ? this.string(value) : this.number(kind, value);
   }
-  pad() {
-    return this.add(Buffer.alloc((alignment - (this.length % alignment)) % alignment));
-  }
   join() {
     return Buffer.concat(this.#parts);
   }
 }
 
+const padding = (length) => Buffer.alloc((alignment - (length % alignment)) % alignment);
+
 /** `format`: a name of `types`. */
 export async function writeGguf(folder, path, format) {
-  const checkpoint = await Checkpoint.open(folder);
-  const { config } = checkpoint;
-  const tensors = await modelTensors(checkpoint, format);
-  checkpoint.close();
-  const entries = await metadata(folder, config);
-  const head = new Bytes().add(Buffer.from('GGUF')).number('u32', 3).long(tensors.length).long(entries.length);
-  for (const [key, kind, value] of entries) {
-    head.string(key);
-    if (!Array.isArray(value)) head.number('u32', kinds[kind]).value(kind, value);
-    else {
-      head.number('u32', kinds.array).number('u32', kinds[kind]).long(value.length);
-      for (const one of value) head.value(kind, one);
-    }
+  const file = await open(path, 'w');
+  try {
+    await withDecoder(folder, async (sizes, read) => {
+      const tensors = modelTensors(sizes, format);
+      await file.writeFile(await header(folder, sizes, tensors));
+      for (const { sources, type, shape } of tensors) {
+        for (const source of sources) await file.writeFile(encode(type, await read(source), shape));
+        await file.writeFile(padding(tensorBytes({ type, shape })));
+      }
+    });
+  } finally {
+    await file.close();
   }
-  const data = new Bytes();
-  for (const { name, shape, type, bytes } of tensors) {
-    head.string(name).number('u32', shape.length);
-    for (const size of shape.toReversed()) head.long(size);
-    head.number('u32', types[type]).long(data.length);
-    data.add(bytes).pad();
-  }
-  await writeFile(path, Buffer.concat([head.pad().join(), data.join()]));
 }
 
-async function metadata(folder, config) {
-  const { model } = JSON.parse(await readFile(join(folder, 'tokenizer.json'), 'utf8'));
-  const tokens = Object.entries(model.vocab)
-    .sort(([, a], [, b]) => a - b)
-    .map(([text]) => text);
-  const end = config.eos_token_id;
-  const own = (key, kind, value) => [`qwen3moe.${key}`, kind, value];
+function encode(type, values, shape) {
+  if (type === 'bf16') return new Uint8Array(f32ToBf16(values).buffer);
+  const columns = shape.at(-1);
+  return quantizeMatrix(type, values, values.length / columns, columns);
+}
+
+function tensorBytes({ type, shape }) {
+  return matrixBytes(
+    type,
+    shape.slice(0, -1).reduce((a, b) => a * b, 1),
+    shape.at(-1),
+  );
+}
+
+async function header(folder, sizes, tensors) {
+  const entries = await metadata(folder, sizes);
+  const bytes = new Bytes().add(Buffer.from('GGUF')).number('u32', 3).long(tensors.length).long(entries.length);
+  for (const [key, kind, value] of entries) {
+    bytes.string(key);
+    if (!Array.isArray(value)) bytes.number('u32', kinds[kind]).value(kind, value);
+    else {
+      bytes.number('u32', kinds.array).number('u32', kinds[kind]).long(value.length);
+      for (const one of value) bytes.value(kind, one);
+    }
+  }
+  let offset = 0;
+  for (const tensor of tensors) {
+    const { name, shape, type } = tensor;
+    bytes.string(name).number('u32', shape.length);
+    for (const size of shape.toReversed()) bytes.long(size);
+    bytes.number('u32', types[type]).long(offset);
+    const length = tensorBytes(tensor);
+    offset += length + padding(length).length;
+  }
+  return bytes.add(padding(bytes.length)).join();
+}
+
+async function metadata(folder, sizes) {
+  const { type, context, hidden, layers, width, heads, kvHeads, headDim, epsilon, theta, experts, topK } = sizes;
+  const architecture = type.replace('_', '');
+  const own = (key, kind, value) => [`${architecture}.${key}`, kind, value];
+  const { tokens, merges } = await vocabularyOf(folder, sizes);
   return [
-    ['general.architecture', 'string', 'qwen3moe'],
-    own('context_length', 'u32', config.max_position_embeddings),
-    own('embedding_length', 'u32', config.hidden_size),
-    own('block_count', 'u32', config.num_hidden_layers),
-    own('feed_forward_length', 'u32', config.intermediate_size),
-    own('attention.head_count', 'u32', config.num_attention_heads),
-    own('attention.head_count_kv', 'u32', config.num_key_value_heads),
-    own('attention.key_length', 'u32', config.head_dim),
-    own('attention.value_length', 'u32', config.head_dim),
-    own('attention.layer_norm_rms_epsilon', 'f32', config.rms_norm_eps),
-    own('rope.freq_base', 'f32', config.rope_parameters?.rope_theta ?? config.rope_theta),
-    own('expert_count', 'u32', config.num_local_experts ?? config.num_experts),
-    own('expert_used_count', 'u32', config.num_experts_per_tok),
-    own('expert_feed_forward_length', 'u32', config.moe_intermediate_size),
+    ['general.architecture', 'string', architecture],
+    own('context_length', 'u32', context),
+    own('embedding_length', 'u32', hidden),
+    own('block_count', 'u32', layers),
+    own('feed_forward_length', 'u32', width),
+    own('expert_feed_forward_length', 'u32', width),
+    own('attention.head_count', 'u32', heads),
+    own('attention.head_count_kv', 'u32', kvHeads),
+    own('attention.key_length', 'u32', headDim),
+    own('attention.value_length', 'u32', headDim),
+    own('attention.layer_norm_rms_epsilon', 'f32', epsilon),
+    own('rope.freq_base', 'f32', theta),
+    own('expert_count', 'u32', experts),
+    own('expert_used_count', 'u32', topK),
     ['tokenizer.ggml.model', 'string', 'gpt2'],
     ['tokenizer.ggml.pre', 'string', 'gpt-2'],
     ['tokenizer.ggml.tokens', 'string', tokens],
-    ['tokenizer.ggml.token_type', 'i32', tokens.map((_, id) => (id === end ? 3 : 1))],
-    ['tokenizer.ggml.merges', 'string', model.merges.map((pair) => (Array.isArray(pair) ? pair.join(' ') : pair))],
-    ['tokenizer.ggml.eos_token_id', 'u32', end],
+    ['tokenizer.ggml.token_type', 'i32', tokens.map((_, id) => (id === sizes.eos ? 3 : 1))],
+    ['tokenizer.ggml.merges', 'string', merges],
+    ['tokenizer.ggml.eos_token_id', 'u32', sizes.eos ?? 0],
   ];
 }
 
-async function modelTensors(checkpoint, format) {
-  const { num_hidden_layers: layers, num_local_experts, num_experts, tie_word_embeddings: tied } = checkpoint.config;
-  const made = [];
-  const add = async (name, sources, type, stacked = false) => {
-    const parts = [];
-    let shape = [];
-    for (const source of sources) {
-      shape = [...checkpoint.entry(source).shape];
-      const values = await checkpoint.readF32(source);
-      if (type === 'f32') parts.push(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
-      else if (type === 'bf16') parts.push(new Uint8Array(f32ToBf16(values).buffer));
-      else parts.push(quantizeMatrix(type, values, shape[0], shape[1]));
-    }
-    made.push({ name, shape: stacked ? [sources.length, ...shape] : shape, type, bytes: Buffer.concat(parts) });
-  };
-  await add('token_embd.weight', ['model.embed_tokens.weight'], 'bf16');
+/** Names stand for the tokens of a folder without a tokenizer: only ids are timed. */
+async function vocabularyOf(folder, { vocabulary }) {
+  const text = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => undefined);
+  if (text === undefined) return { tokens: Array.from({ length: vocabulary }, (_, id) => `t${id}`), merges: [] };
+  const { model } = JSON.parse(text);
+  const tokens = Object.entries(model.vocab).sort(([, a], [, b]) => a - b);
+  const merges = model.merges.map((pair) => (Array.isArray(pair) ? pair.join(' ') : pair));
+  return { tokens: tokens.map(([name]) => name), merges };
+}
+
+/** [{ name, shape, type, sources }]; more than one source are stacked. */
+function modelTensors({ hidden, vocabulary, layers, heads, kvHeads, headDim, norm, experts, width, tied }, format) {
+  const queries = heads * headDim;
+  const keys = kvHeads * headDim;
+  const tensors = [];
+  const add = (name, sources, shape, type) => tensors.push({ name: `${name}.weight`, sources, shape, type });
+  add('token_embd', [embedding], [vocabulary, hidden], 'bf16');
   for (let layer = 0; layer < layers; layer++) {
-    const [from, to] = [`model.layers.${layer}`, `blk.${layer}`];
-    await add(`${to}.attn_norm.weight`, [`${from}.input_layernorm.weight`], 'f32');
-    await add(`${to}.ffn_norm.weight`, [`${from}.post_attention_layernorm.weight`], 'f32');
-    for (const [ours, theirs] of [
-      ['q_proj', 'attn_q'],
-      ['k_proj', 'attn_k'],
-      ['v_proj', 'attn_v'],
-      ['o_proj', 'attn_output'],
-    ])
-      await add(`${to}.${theirs}.weight`, [`${from}.self_attn.${ours}.weight`], format);
-    for (const head of ['q', 'k'])
-      await add(`${to}.attn_${head}_norm.weight`, [`${from}.self_attn.${head}_norm.weight`], 'f32');
-    await add(`${to}.ffn_gate_inp.weight`, [`${from}.mlp.gate.weight`], 'f32');
-    const experts = Array.from(
-      { length: num_local_experts ?? num_experts },
-      (_, expert) => `${from}.mlp.experts.${expert}`,
-    );
+    const names = layerNames(layer);
+    const own = (name, source, shape, type) => add(`blk.${layer}.${name}`, [source].flat(), shape, type);
+    own('attn_norm', names.attentionNorm, [hidden], 'f32');
+    own('ffn_norm', names.expertNorm, [hidden], 'f32');
+    own('attn_q', names.query, [queries, hidden], format);
+    own('attn_k', names.key, [keys, hidden], format);
+    own('attn_v', names.value, [keys, hidden], format);
+    own('attn_output', names.output, [hidden, queries], format);
+    own('attn_q_norm', names.queryNorm, [norm === 'head' ? headDim : queries], 'f32');
+    own('attn_k_norm', names.keyNorm, [norm === 'head' ? headDim : keys], 'f32');
+    own('ffn_gate_inp', names.router, [experts, hidden], 'f32');
     for (const matrix of ['gate', 'up', 'down']) {
-      const sources = experts.map((expert) => `${expert}.${matrix}_proj.weight`);
-      await add(`${to}.ffn_${matrix}_exps.weight`, sources, format, true);
+      const sources = Array.from({ length: experts }, (_, expert) => names.expert(expert, matrix));
+      const shape = matrix === 'down' ? [experts, hidden, width] : [experts, width, hidden];
+      own(`ffn_${matrix}_exps`, sources, shape, format);
     }
   }
-  await add('output_norm.weight', ['model.norm.weight'], 'f32');
-  if (!tied) await add('output.weight', ['lm_head.weight'], 'bf16');
-  return made;
+  add('output_norm', [finalNorm], [hidden], 'f32');
+  if (!tied) add('output', [head], [vocabulary, hidden], 'bf16');
+  return tensors;
 }

@@ -1,4 +1,4 @@
-// Writes an ONNX model of one node: the few fields of onnx.proto3 that this takes.
+// Builds an ONNX model: the few fields of onnx.proto3 that this takes.
 import protobuf from 'protobufjs';
 
 const message = (fields) => ({
@@ -41,6 +41,12 @@ const schema = protobuf.Root.fromJSON({
       ['data_type', 'int32', 2],
       ['name', 'string', 8],
       ['raw_data', 'bytes', 9],
+      ['external_data', 'Entry', 13, 'repeated'],
+      ['data_location', 'int32', 14],
+    ]),
+    Entry: message([
+      ['key', 'string', 1],
+      ['value', 'string', 2],
     ]),
     ValueInfo: message([
       ['name', 'string', 1],
@@ -60,40 +66,91 @@ const schema = protobuf.Root.fromJSON({
 });
 const Model = schema.lookupType('Model');
 
-const dtypes = { f32: 1, u8: 2, i8: 3 };
+/** The domain of ONNX Runtime's own operations. */
+export const contrib = 'com.microsoft';
+export const dtypes = { f32: 1, u8: 2, i8: 3, i32: 6, i64: 7 };
+const external = 1;
+/** Constants below stay in the model: what shapes are made of has to. */
+const externalBytes = 1024;
 
 function attribute(name, value) {
   if (typeof value === 'string') return { name, s: Buffer.from(value), type: 3 };
   return Number.isInteger(value) ? { name, i: value, type: 2 } : { name, f: value, type: 1 };
 }
 
+const valueInfo = ({ name, dtype, shape }) => ({
+  name,
+  type: {
+    tensor_type: {
+      elem_type: dtypes[dtype],
+      shape: { dim: shape.map((size) => (typeof size === 'string' ? { dim_param: size } : { dim_value: size })) },
+    },
+  },
+});
+
+export class OnnxGraph {
+  #nodes = [];
+  #constants = [];
+  #names = 0;
+  #store;
+
+  /** `store` keeps large constants in a file beside the model: it takes bytes and returns { location, offset, length }. */
+  constructor(store) {
+    this.#store = store;
+  }
+
+  /** Of a typed array; returns its name. */
+  constant(data, shape, dtype) {
+    const name = this.#name();
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const tensor = { name, dims: shape, data_type: dtypes[dtype] };
+    if (this.#store && bytes.length >= externalBytes) {
+      tensor.external_data = Object.entries(this.#store(bytes)).map(([key, value]) => ({ key, value: String(value) }));
+      tensor.data_location = external;
+    } else {
+      tensor.raw_data = bytes;
+    }
+    this.#constants.push(tensor);
+    return name;
+  }
+
+  /** Inputs are names, '' for none; returns the name of the first output. */
+  add(type, inputs, { domain = '', attributes = {}, outputs = [this.#name()] } = {}) {
+    const attributeList = Object.entries(attributes).map(([name, value]) => attribute(name, value));
+    this.#nodes.push({ input: inputs, output: outputs, op_type: type, domain, attribute: attributeList });
+    return outputs[0];
+  }
+
+  /** Inputs and outputs are { name, dtype, shape }, sizes numbers or names. Returns the bytes of the model's file. */
+  encode(inputs, outputs) {
+    const opset = [
+      { domain: '', version: 21 },
+      { domain: contrib, version: 1 },
+    ];
+    const graph = { name: 'g', node: this.#nodes, initializer: this.#constants, input: inputs.map(valueInfo) };
+    graph.output = outputs.map(valueInfo);
+    return Model.encode({ ir_version: 10, opset_import: opset, graph }).finish();
+  }
+
+  #name() {
+    return `v${this.#names++}`;
+  }
+}
+
 /**
- * `op`: { type, domain, attributes, inputs }, where an input is a name of `inputs`, a constant { data, shape, dtype }, or '' for none.
- * `inputs` maps names to the columns of f32 [tokens, columns]; the output is y, f32 [tokens, columns]. Returns the bytes of the file.
+ * A model of one operation `op`: { type, domain, attributes, inputs }, where an input is a name of `inputs`, a constant
+ * { data, shape, dtype }, or '' for none. `inputs` maps names to the columns of f32 [tokens, columns]; the output is y, f32
+ * [tokens, columns].
  */
-export function onnxModel(op, inputs, columns) {
-  const initializer = [];
-  const names = op.inputs.map((input, at) => {
-    if (typeof input === 'string') return input;
-    const { data, shape, dtype } = input;
-    const raw = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    initializer.push({ name: `c${at}`, dims: shape, data_type: dtypes[dtype], raw_data: raw });
-    return `c${at}`;
-  });
-  const info = (name, width) => ({
-    name,
-    type: { tensor_type: { elem_type: 1, shape: { dim: [{ dim_param: 'tokens' }, { dim_value: width }] } } },
-  });
-  const { type, domain = '', attributes = {} } = op;
-  const node = { input: names, output: ['y'], op_type: type, domain };
-  node.attribute = Object.entries(attributes).map(([name, value]) => attribute(name, value));
-  const opset = [{ domain: '', version: 21 }, ...(domain ? [{ domain, version: 1 }] : [])];
-  const graph = {
-    name: 'g',
-    node: [node],
-    initializer,
-    input: Object.entries(inputs).map(([name, width]) => info(name, width)),
-  };
-  graph.output = [info('y', columns)];
-  return Model.encode({ ir_version: 10, opset_import: opset, graph }).finish();
+export function oneOperation({ type, domain, attributes, inputs: operands }, inputs, columns) {
+  const graph = new OnnxGraph();
+  const names = operands.map((operand) =>
+    typeof operand === 'string' ? operand : graph.constant(operand.data, operand.shape, operand.dtype),
+  );
+  graph.add(type, names, { domain, attributes, outputs: ['y'] });
+  const rows = (name, width) => ({ name, dtype: 'f32', shape: ['tokens', width] });
+  return graph.encode(
+    Object.entries(inputs).map(([name, width]) => rows(name, width)),
+    [rows('y', columns)],
+  );
 }

@@ -2,11 +2,10 @@
 // is measured beside them (`emptyCall`).
 process.env.ORT_USE_MLAS_Q4_GEMM_MOE = '1';
 
-import { onnxModel } from './onnx-model.mjs';
+import { contrib, oneOperation } from './onnx-model.mjs';
 import { checkDense, quantizeRows, repeatRows, rowPool } from './weights.mjs';
 
 const ort = await import('onnxruntime-node'); // after the switch is set
-const contrib = 'com.microsoft';
 
 function session(bytes, threads) {
   return ort.InferenceSession.create(bytes, {
@@ -63,7 +62,7 @@ export const denseFormats = {
 /** `sets` copies of the layer, so that weights come from memory. */
 export async function dense(form, { columns, outputs, sets, threads }) {
   const pool = rowPool(columns);
-  const bytes = onnxModel(denseForms[form](pool, columns, outputs), { x: columns }, outputs);
+  const bytes = oneOperation(denseForms[form](pool, columns, outputs), { x: columns }, outputs);
   const sessions = [];
   for (let set = 0; set < sets; set++) sessions.push(await session(bytes, threads));
   return {
@@ -100,7 +99,7 @@ export async function experts(shape, { sets, threads, block }) {
   };
   const inputs = ['x', 'router', ...matrix(hidden, wide), '', ...matrix(intermediate, hidden), ''];
   const op = { type: 'QMoE', domain: contrib, attributes, inputs };
-  const bytes = onnxModel(op, { x: hidden, router: count }, hidden);
+  const bytes = oneOperation(op, { x: hidden, router: count }, hidden);
   const sessions = [];
   for (let set = 0; set < sets; set++) sessions.push(await session(bytes, threads));
   return {
@@ -121,7 +120,7 @@ export async function experts(shape, { sets, threads, block }) {
 
 /** A call that does nothing. */
 export async function emptyCall() {
-  const one = await session(onnxModel({ type: 'Identity', inputs: ['x'] }, { x: 1 }, 1), 1);
+  const one = await session(oneOperation({ type: 'Identity', inputs: ['x'] }, { x: 1 }, 1), 1);
   const feeds = { x: tensor(new Float32Array(1), 1) };
   return () => one.run(feeds);
 }

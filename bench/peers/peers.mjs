@@ -1,12 +1,17 @@
-// The rows of `node-moe bench dense` and `bench experts` beside llama.cpp and ONNX Runtime on the same work, interleaved in one run.
+// The rows of `node-moe bench dense` and `bench experts` beside llama.cpp and ONNX Runtime on the same work, and whole models beside
+// node-llama-cpp and transformers.js, interleaved in one run.
 //
-//   npm run bench:peers -- --json FILE [--work dense,experts,model] [--shape olmoe,…] [--tokens 1,8,64,512]
-//       [--weights int4:128:symmetric,int8] [--threads 2] [--model FOLDER]
+//   npm run bench:peers -- --json FILE [--work dense,experts] [--shape olmoe,…] [--tokens 1,8,64,512]
+//       [--weights int4:128:symmetric,int8] [--threads 2] [--seconds 0.8]
+//   npm run bench:peers -- --json FILE --work model [--model FOLDER or shape] [--files FOLDER] [--prepare]
 //
 // Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, peers: [{ name, format, ms, ratio }] }] },
 // where a ratio is the peer's time over ours. Each turn of a subject is two calls, of which the second counts: the first wakes its
-// threads after those of the others have come to rest.
-import { writeFile } from 'node:fs/promises';
+// threads after those of the others have come to rest; calls so long that this makes no difference are made once. `--seconds`: of each
+// subject of a row. `--files` keeps what models are written as for the peers, `--prepare` writes it and ends.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { setTimeout as rest } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { coldBytes } from '../../lib/bench/data.ts';
@@ -27,7 +32,10 @@ const { values: options } = parseArgs({
     tokens: { type: 'string', default: '1,8,64,512' },
     weights: { type: 'string', default: 'int4:128:symmetric,int8' },
     threads: { type: 'string', default: '2' },
+    seconds: { type: 'string', default: '0.8' },
     model: { type: 'string', default: 'examples/models/tiny-qwen3-moe' },
+    files: { type: 'string' },
+    prepare: { type: 'boolean', default: false },
   },
 });
 const threads = Number(options.threads);
@@ -39,7 +47,9 @@ const shapes = {
 };
 // Threads of ONNX Runtime look for work for tens of milliseconds before they sleep.
 const restMs = 40;
-const [fewestRounds, mostRounds, secondsEach] = [3, 15, 0.8];
+const [fewestRounds, mostRounds] = [3, 15];
+const secondsEach = Number(options.seconds);
+const longMs = 200;
 
 const device = await openDevice('cpu', { threads });
 const meter = new LimitMeter(device);
@@ -51,9 +61,7 @@ if (works.includes('model') && works.length > 1) throw new Error('--work model s
 const llama = works.includes('model') ? undefined : new ggml.Ggml(threads);
 for (const work of works) {
   if (work === 'model') {
-    await meter.measure();
-    const { modelRows } = await import('./models.mjs');
-    timed.push(...(await modelRows(device, options.model, weights, tokens, threads)));
+    timed.push(...(await models()));
     continue;
   }
   for (const name of shapes[work]) {
@@ -83,6 +91,19 @@ console.table(
   ),
 );
 requirePossible(rows);
+
+async function models() {
+  const { modelRows, prepareModel } = await import('./models.mjs');
+  const files = options.files ? resolve(options.files) : await mkdtemp(join(tmpdir(), 'node-moe-peers-'));
+  try {
+    const prepared = await prepareModel(options.model, weights, files);
+    if (options.prepare) process.exit();
+    await meter.measure();
+    return await modelRows(device, prepared, tokens, threads);
+  } finally {
+    if (!options.files) await rm(files, { recursive: true });
+  }
+}
 
 /** Copies of a peer's weights, so that they come from memory; more sessions of ONNX Runtime than so many take too long to make. */
 function setsFor(bytes) {
@@ -134,7 +155,7 @@ async function compare({ work, shape }, subject, peers, prepare) {
   for (let round = 0; round < fewestRounds || (round < mostRounds && fits()); round++) {
     for (const [at, call] of calls.entries()) {
       await rest(restMs);
-      await call(2 * round);
+      if (!(times[at].at(-1) > longMs)) await call(2 * round);
       times[at].push(await time(() => call(2 * round + 1)));
       llama.settle();
     }

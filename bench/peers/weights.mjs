@@ -14,21 +14,23 @@ export function repeatRows(pool, rows) {
 }
 
 /** Symmetric codes of `bits` bits with 2^(bits − 1) for 0, two a byte where they are 4 (the low half first), and a scale a block. */
-export function quantizeRows(pool, block, bits) {
+export function quantizeRows(values, block, bits) {
   const half = 2 ** (bits - 1);
-  const codes = new Uint8Array(pool.length);
-  const scales = new Float32Array(pool.length / block);
+  const codes = new Uint8Array((values.length * bits) / 8);
+  const scales = new Float32Array(values.length / block);
   for (let group = 0; group < scales.length; group++) {
-    const values = pool.subarray(group * block, (group + 1) * block);
-    const scale = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / (half - 1) || 1;
+    const [begin, end] = [group * block, (group + 1) * block];
+    let most = 0;
+    for (let at = begin; at < end; at++) most = Math.max(most, Math.abs(values[at]));
+    const scale = most / (half - 1) || 1;
     scales[group] = scale;
-    for (const [at, value] of values.entries()) codes[group * block + at] = Math.round(value / scale) + half;
+    for (let at = begin; at < end; at++) {
+      const code = Math.round(values[at] / scale) + half;
+      if (bits === 8) codes[at] = code;
+      else codes[at >> 1] |= code << (4 * (at & 1));
+    }
   }
-  if (bits === 8) return { codes, scales };
-  return {
-    codes: Uint8Array.from({ length: codes.length / 2 }, (_, at) => codes[2 * at] | (codes[2 * at + 1] << 4)),
-    scales,
-  };
+  return { codes, scales };
 }
 
 /** Throws where a result of [tokens, outputs] is not x · Wᵀ of the repeated pool, within what 4 bits lose. */
