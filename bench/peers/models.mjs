@@ -2,7 +2,6 @@
 import { existsSync } from 'node:fs';
 import { mkdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as rest } from 'node:timers/promises';
 import { modelCost } from '../../lib/bench/model.ts';
 import { writeRandomModel } from '../../lib/bench/random-model.ts';
 import { median } from '../../lib/bench/rows.ts';
@@ -10,6 +9,7 @@ import { benchShape, shapeNames } from '../../lib/bench/shapes.ts';
 import { Model } from '../../lib/index.ts';
 import { writeGguf } from './gguf.mjs';
 import { onnxForms, writeOnnx } from './onnx-export.mjs';
+import { rest } from './rest.mjs';
 
 const decodedTokens = 32;
 const layers = 4;
@@ -93,8 +93,7 @@ async function timeSubjects(subjects, prompt, count, exact) {
   const fits = () => performance.now() - begin < 1000 * secondsEach * subjects.length;
   for (let round = -1; round < fewestRounds || (round < mostRounds && fits()); round++) {
     for (const [at, { run }] of subjects.entries()) {
-      // Threads of the one before have come to rest.
-      await rest(40);
+      await rest();
       const { id, prefill, decode } = await timeTokens(run, prompt, count === 1 ? decodedTokens + 1 : 1);
       first[at] = id;
       if (round >= 0) times[at].push(count === 1 ? decode : prefill);

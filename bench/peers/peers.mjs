@@ -6,13 +6,13 @@
 //   npm run bench:peers -- --json FILE --work model [--model FOLDER or shape] [--files FOLDER] [--prepare]
 //
 // Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, peers: [{ name, format, ms, ratio }] }] },
-// where a ratio is the peer's time over ours. Each turn of a subject is two calls, of which the second counts: the first wakes its
-// threads after those of the others have come to rest; calls so long that this makes no difference are made once. `--seconds`: of each
-// subject of a row. `--files` keeps what models are written as for the peers, `--prepare` writes it and ends.
+// where a ratio is the peer's time over ours. A turn of a subject begins when all threads have come to rest and is calls one after the
+// other, as a model makes them: some to wake threads and clocks, then those that count; calls so long that waking makes no difference
+// count at once. `--seconds`: of each subject of a row. `--files` keeps what models are written as for the peers, `--prepare` writes it
+// and ends.
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { setTimeout as rest } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { coldBytes } from '../../lib/bench/data.ts';
 import { denseGroups } from '../../lib/bench/dense.ts';
@@ -23,6 +23,7 @@ import { benchShape } from '../../lib/bench/shapes.ts';
 import { openDevice, parseWeightFormat } from '../../lib/index.ts';
 import * as ggml from './ggml.mjs';
 import * as onnx from './onnx.mjs';
+import { rest } from './rest.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -45,11 +46,9 @@ const shapes = {
   dense: (options.shape ?? 'mixtral-8x7b').split(','),
   experts: (options.shape ?? 'switch-base-8,qwen3-30b-a3b,olmoe,mixtral-8x7b').split(','),
 };
-// Threads of ONNX Runtime look for work for tens of milliseconds before they sleep.
-const restMs = 40;
 const [fewestRounds, mostRounds] = [3, 15];
 const secondsEach = Number(options.seconds);
-const longMs = 200;
+const [wakeMs, turnMs, longMs] = [10, 20, 100];
 
 const device = await openDevice('cpu', { threads });
 const meter = new LimitMeter(device);
@@ -152,11 +151,13 @@ async function compare({ work, shape }, subject, peers, prepare) {
   const times = calls.map(() => []);
   const begin = performance.now();
   const fits = () => performance.now() - begin < 1000 * secondsEach * calls.length;
+  const next = calls.map(() => 0);
   for (let round = 0; round < fewestRounds || (round < mostRounds && fits()); round++) {
     for (const [at, call] of calls.entries()) {
-      await rest(restMs);
-      if (!(times[at].at(-1) > longMs)) await call(2 * round);
-      times[at].push(await time(() => call(2 * round + 1)));
+      const turn = (ms) => timeFor(ms, () => call(next[at]++));
+      await rest();
+      if (!(times[at].at(-1) > longMs)) await turn(wakeMs);
+      times[at].push(...(await turn(turnMs)));
       llama.settle();
     }
   }
@@ -169,6 +170,15 @@ async function compare({ work, shape }, subject, peers, prepare) {
 async function end(group, peers) {
   group.dispose();
   for (const peer of peers) await peer.dispose();
+}
+
+/** Of calls that begin within `ms`. */
+async function timeFor(ms, call) {
+  const times = [];
+  const begin = performance.now();
+  do times.push(await time(call));
+  while (performance.now() - begin < ms);
+  return times;
 }
 
 async function time(call) {
