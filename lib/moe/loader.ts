@@ -6,6 +6,7 @@ import type { StoredIntegers } from '../checkpoint/stored-matrix.ts';
 import type { TensorSource } from '../checkpoint/tensor-source.ts';
 import type { Device } from '../device/device.ts';
 import { MoeError } from '../errors.ts';
+import { hostArray } from '../tensor/dtype.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { GroupSize, WeightFormat } from '../weight/format.ts';
 import { Weight } from '../weight/weight.ts';
@@ -59,12 +60,17 @@ export class WeightLoader {
     if (!dtype) {
       throw new MoeError('DTYPE_MISMATCH', { argument: name, expected: 'F32, F16 or BF16', received: entry.dtype });
     }
-    const data = (await this.source.read(name)) as Float32Array | Uint16Array;
+    const bytes = this.source.bytesOf(name);
     const tensor = Tensor.empty(this.device, dtype, entry.shape);
     this.#keep(tensor, tensor.bytes, name);
-    // A write copies before it returns: piece by piece, so that an embedding table does not hold up the event loop.
-    for (let at = 0; at < data.length; at += writtenAtOnce) {
-      await tensor.write(data.subarray(at, at + writtenAtOnce), { offset: at });
+    // Piece by piece, so that an embedding table neither holds up the event loop nor lies in memory twice.
+    const piece = hostArray(dtype, Math.min(tensor.length, writtenAtOnce));
+    for (let at = 0; at < tensor.length; at += piece.length) {
+      this.#options.signal?.throwIfAborted();
+      const part = piece.subarray(0, tensor.length - at);
+      if ('file' in bytes) bytes.file.read(bytes.offset + at * part.BYTES_PER_ELEMENT, part);
+      else part.set((bytes as typeof part).subarray(at, at + part.length));
+      await tensor.write(part, { offset: at });
     }
     return tensor;
   }

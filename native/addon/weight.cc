@@ -1,15 +1,29 @@
 #include "addon/weight.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "addon/buffer.h"
 #include "core/convert.h"
+#include "numerics/parallel.h"
 
 namespace moe::addon {
 
 namespace {
 
-constexpr int64_t chunk_bytes = int64_t{4} << 20;  // of source a step: how soon an abort is seen
+constexpr int64_t chunk_bytes = int64_t{4} << 20;  // of source or of f32: how soon an abort is seen
+constexpr int64_t most_at_once = 16;               // chunks that are converted at the same time
+
+// Some rows of a piece, converted to the form of the bank.
+struct Chunk {
+  const WeightPiece *piece;
+  int64_t first, rows;
+};
+struct Converted {
+  moe_plain plain;
+  PlainRows storage;
+  std::vector<int32_t> index;
+};
 
 // A packed bank in building; the resource goes to JavaScript when it is finished.
 class LoadJob final : public PromiseJob {
@@ -23,7 +37,7 @@ class LoadJob final : public PromiseJob {
     moe_weight *handle = nullptr;
     check([&](moe_error *error) { return backend.weight_begin(device_->handle, &load_->spec, &handle, error); });
     weight_ = std::make_shared<WeightResource>(device_, handle);
-    for (const WeightPiece &piece : load_->pieces) put(piece);
+    put_all(chunks());
     size_t bytes = 0;
     check([&](moe_error *error) { return backend.weight_finish(handle, &bytes, error); });
     weight_->info = weight_info(load_->spec, bytes);
@@ -37,44 +51,65 @@ class LoadJob final : public PromiseJob {
   }
 
  private:
-  void put(const WeightPiece &piece) {
-    const int64_t columns = load_->columns(piece.part, piece.slot);
-    const moe_part &target = load_->spec.parts[piece.part];
-    const moe_part form = target.kind == MOE_PART_BIAS ? float_part(MOE_F32) : target;
-    const RowBytes row = row_bytes(piece.form, columns);
-    const int64_t step = std::max<int64_t>(1, chunk_bytes / std::max<int64_t>(1, std::max(row.values, columns * 4)));
-    for (int64_t done = 0; done < piece.rows; done += step) {
+  std::vector<Chunk> chunks() const {
+    std::vector<Chunk> list;
+    for (const WeightPiece &piece : load_->pieces) {
+      const int64_t columns = load_->columns(piece.part, piece.slot);
+      const int64_t row = std::max<int64_t>({1, row_bytes(piece.form, columns).values, columns * 4});
+      const int64_t step = std::max<int64_t>(1, chunk_bytes / row);
+      for (int64_t first = 0; first < piece.rows; first += step)
+        list.push_back({&piece, first, std::min(step, piece.rows - first)});
+    }
+    return list;
+  }
+
+  // Conversion is one thread's work for each of a few chunks; the backend, which may have only one call at a time on a
+  // weight, has threads of its own.
+  void put_all(const std::vector<Chunk> &list) {
+    const size_t at_once = static_cast<size_t>(std::min<int64_t>(most_at_once, numerics::thread_count()));
+    std::vector<Converted> converted(std::min(at_once, list.size()));
+    for (size_t start = 0; start < list.size(); start += converted.size()) {
       if (cancelled() || std::atomic_ref(const_cast<int32_t &>(*stop_)).load(std::memory_order_relaxed) != 0) {
         throw Error(MOE_ABORTED, "signal", "no abort", "an abort while a weight was loading");
       }
-      const int64_t rows = std::min(step, piece.rows - done);
-      const auto at = [&](const HostBytes &from, int64_t each) {
-        return each > 0 ? from.data() + done * each : nullptr;
-      };
-      const moe_plain source{at(piece.values, row.values), at(piece.scale, row.scale), at(piece.offset, row.offset),
-                             at(piece.outer, row.outer), aligned_index(at(piece.index, row.index), rows, target)};
-      const moe_plain plain = convert_rows(piece.form, source, form, storage_, rows, columns, piece.row + done);
-      check([&](moe_error *error) {
-        return device_->backend.weight_put(weight_->handle, piece.part, piece.slot, piece.row + done, rows, &plain,
-                                           error);
+      const size_t count = std::min(converted.size(), list.size() - start);
+      numerics::parallel_for(static_cast<int64_t>(count), [&](int64_t i) {
+        convert(list[start + static_cast<size_t>(i)], converted[static_cast<size_t>(i)]);
       });
+      for (size_t i = 0; i < count; ++i) {
+        const auto &[piece, first, rows] = list[start + i];
+        check([&](moe_error *error) {
+          return device_->backend.weight_put(weight_->handle, piece->part, piece->slot, piece->row + first, rows,
+                                             &converted[i].plain, error);
+        });
+      }
     }
   }
 
-  // Indices of rows may lie anywhere in a mapped file.
-  const void *aligned_index(const std::byte *from, int64_t rows, const moe_part &part) {
-    if (part.kind != MOE_PART_ROWS) return from;
-    index_.resize(static_cast<size_t>(rows));
-    std::memcpy(index_.data(), from, index_.size() * sizeof(int32_t));
-    return index_.data();
+  void convert(const Chunk &chunk, Converted &to) const {
+    const auto &[piece, first, rows] = chunk;
+    const int64_t columns = load_->columns(piece->part, piece->slot);
+    const moe_part &target = load_->spec.parts[piece->part];
+    const moe_part form = target.kind == MOE_PART_BIAS ? float_part(MOE_F32) : target;
+    const RowBytes row = row_bytes(piece->form, columns);
+    const auto at = [first = first](const HostBytes &from, int64_t each) {
+      return each > 0 ? from.data() + first * each : nullptr;
+    };
+    const void *index = at(piece->index, row.index);
+    if (target.kind == MOE_PART_ROWS) {  // indices of rows may lie anywhere in a mapped file
+      to.index.resize(static_cast<size_t>(rows));
+      std::memcpy(to.index.data(), index, to.index.size() * sizeof(int32_t));
+      index = to.index.data();
+    }
+    const moe_plain source{at(piece->values, row.values), at(piece->scale, row.scale), at(piece->offset, row.offset),
+                           at(piece->outer, row.outer), index};
+    to.plain = convert_rows(piece->form, source, form, to.storage, rows, columns, piece->row + first);
   }
 
   DevicePointer device_;
   std::unique_ptr<WeightLoad> load_;
   const int32_t *stop_;
   WeightPointer weight_;
-  PlainRows storage_;
-  std::vector<int32_t> index_;
 };
 
 }  // namespace
