@@ -1,5 +1,5 @@
-// NativeWeight: a packed bank, and its loading: pieces stream from mapped files or copied arrays through conversion
-// into the backend, in order, from the loading thread; a few chunks are converted at once. States of a bank: loading (a promise), live, disposed.
+// NativeWeight: a packed bank, and its loading: pieces stream from mapped files or copied arrays through conversion, a
+// few chunks at once, and in order into the backend. States of a bank: loading (a promise), live, disposed.
 #pragma once
 #include <memory>
 #include <string>
