@@ -14,26 +14,30 @@ const group4 = { step: 'group', groups: 4 } as const;
 const sym128 = 'int4:128:symmetric';
 
 export const rows: readonly Row[] = [
-  { name: 'published: M-SMoE 8, aligned', options: published(group8, { step: 'merge', align: 'first' }) },
-  { name: 'published: M-SMoE 8, not aligned', options: published(group8, { step: 'merge', align: 'none' }) },
-  { name: 'published: M-SMoE 4, aligned', options: published(group4, { step: 'merge', align: 'first' }) },
-  {
-    name: 'published: HC-SMoE 8',
-    options: published({ ...group8, method: 'hc-smoe' }, { step: 'merge', align: 'none' }),
-  },
-  {
-    name: 'published: HC-SMoE 4',
-    options: published({ ...group4, method: 'hc-smoe' }, { step: 'merge', align: 'none' }),
-  },
-  ...(['frequency', 'ean', 'reap'] as const).map((method) => ({
-    name: `published: ${method} prune 8`,
-    options: published({ step: 'prune', method, experts: 8 }),
-  })),
-  {
-    name: 'published: reap prune 8, renormalized',
-    options: published({ step: 'prune', method: 'reap', gates: 'renormalized', experts: 8 }),
-  },
-  { name: 'published: frequency prune 4', options: published({ step: 'prune', method: 'frequency', experts: 4 }) },
+  ...[group8, group4].flatMap((group) => [
+    {
+      name: `published: M-SMoE ${group.groups}, aligned`,
+      options: published(group, { step: 'merge', align: 'first' }),
+    },
+    {
+      name: `published: M-SMoE ${group.groups}, not aligned`,
+      options: published(group, { step: 'merge', align: 'none' }),
+    },
+    {
+      name: `published: HC-SMoE ${group.groups}`,
+      options: published({ ...group, method: 'hc-smoe' }, { step: 'merge', align: 'none' }),
+    },
+  ]),
+  ...[8, 4].flatMap((experts) => [
+    ...(['frequency', 'ean', 'reap', 'enumerate'] as const).map((method) => ({
+      name: `published: ${method} prune ${experts}`,
+      options: published({ step: 'prune', method, experts }),
+    })),
+    {
+      name: `published: reap prune ${experts}, renormalized`,
+      options: published({ step: 'prune', method: 'reap', gates: 'renormalized', experts }),
+    },
+  ]),
   ...(
     [
       [8, 16],
@@ -48,7 +52,7 @@ export const rows: readonly Row[] = [
       { step: 'merge', align: 'ream' },
     ),
   })),
-  ...['int4:128', 'int4', 'int8:channel:offset', 'int8'].map((weights) => ({
+  ...['int4:128', 'int4', 'int4:symmetric', 'int8:channel:offset', 'int8'].map((weights) => ({
     name: `published: round ${weights}`,
     options: published({ step: 'quantize', weights }),
   })),
