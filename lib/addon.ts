@@ -337,6 +337,8 @@ export interface NativeAddon {
     permutation: Int32Array,
     kept: Float64Array,
   ): Promise<void>;
+  /** Gives what was freed in native memory back to the system. */
+  releaseMemory(): Promise<void>;
 }
 
 let loaded: NativeAddon | undefined;

@@ -1,6 +1,6 @@
 /** The experts of one layer while they are compressed: what every step takes and gives. */
 import type { StoredFloats, StoredForm } from '../checkpoint/stored-matrix.ts';
-import { bf16ToF32, f32ToBf16 } from '../tensor/half.ts';
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from '../tensor/half.ts';
 import type { ExpertKind } from '../weight/bank.ts';
 import type { ExpertMatrices } from './expert.ts';
 
@@ -83,6 +83,13 @@ export interface ExpertLayer {
 export function denseMatrix(rows: number, columns: number, dense: Float32Array): Matrix {
   const bits = exactBf16(dense);
   return bits ? readMatrix({ rows, columns }, () => bf16ToF32(bits)) : { rows, columns, dense };
+}
+
+/** A dense matrix held in floats of `form`: 16 bits, where the source has no more, lose what they lose when it is stored. */
+export function heldMatrix(rows: number, columns: number, dense: Float32Array, { format }: StoredFloats): Matrix {
+  if (format === 'f32') return denseMatrix(rows, columns, dense);
+  const bits = format === 'bf16' ? f32ToBf16(dense) : f32ToF16(dense);
+  return readMatrix({ rows, columns }, () => (format === 'bf16' ? bf16ToF32(bits) : f16ToF32(bits)));
 }
 
 /** Undefined where a float has more than bf16 holds. */

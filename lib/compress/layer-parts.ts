@@ -1,4 +1,5 @@
 /** A layer in runs of slots that fit in memory together, so that statistics never take more than one run's. */
+import { addon } from '../addon.ts';
 import type { ExpertLayer } from './experts.ts';
 import type { RefitStatistics } from './recover/ridge.ts';
 
@@ -62,6 +63,7 @@ export class SlotSums<Sums> {
     const part = this.#parts.findLast(({ first }) => first <= slot) as LayerPart;
     if (this.#current?.part !== part) {
       this.#current = undefined;
+      await addon().releaseMemory();
       this.#current = { part, sums: await this.#collect(part) };
     }
     return this.#current.sums[slot - part.first] as Sums;

@@ -9,6 +9,7 @@
 #include "addon/file.h"
 #include "addon/graph.h"
 #include "addon/host_task.h"
+#include "addon/memory.h"
 #include "addon/numerics_task.h"
 #include "addon/program.h"
 #include "addon/queue.h"
@@ -71,6 +72,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add<open_device>(exports, "openDevice");
   add<open_file>(exports, "openFile");
   add<create_cancel>(exports, "createCancel");
+  add<promise<release_memory>>(exports, "releaseMemory");
   add<promise<quantize>>(exports, "quantize");
   add<promise<dequantize>>(exports, "dequantize");
   add<promise<assign>>(exports, "assign");

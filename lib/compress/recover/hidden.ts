@@ -1,9 +1,11 @@
 /** Refits what makes the hidden rows, gate and up, to the output of the whole block. */
+import { addon } from '../../addon.ts';
+import type { StoredFloats } from '../../checkpoint/stored-matrix.ts';
 import type { MapFunction } from '../../graph/ops/map.ts';
 import type { Value } from '../../graph/value.ts';
 import { Weight } from '../../weight/weight.ts';
 import { transpose } from '../expert.ts';
-import { denseMatrix, type Expert, type ExpertLayer } from '../experts.ts';
+import { type Expert, type ExpertLayer, heldMatrix } from '../experts.ts';
 import type { InputMoments, LayerContext } from '../layer-context.ts';
 import { type LayerPart, partsOf, type SlotSums, widestOf } from '../layer-parts.ts';
 import type { ObservedSlots, RoutedObserved } from '../slot-observer.ts';
@@ -45,12 +47,13 @@ export async function refitHidden(layer: OpenLayer, context: LayerContext): Prom
   let missing = parts.length > 1 ? await context.shortfall(exact, parts) : undefined;
   let left = 0;
   for (const part of parts) {
+    await addon().releaseMemory();
     const aim = missing && (await context.runAim(exact, part, missing));
     const observe: Observe = (shapes, build, o) => context.observe(exact, shapes, build, { part, aim, ...o });
     const { error, step } = await stepOf(part, context, observe, moments);
     left = error;
     for (let halving = 0, share = 1; halving <= mostHalvings; halving++, share /= 2) {
-      const moved = movedBy(part.layer, step, share);
+      const moved = movedBy(part.layer, layer.forms.up.factors, step, share);
       const after = missing?.map((values) => values.slice());
       const found = await errorOf(moved, context, observe, after);
       if (found >= error) continue;
@@ -297,8 +300,8 @@ class HiddenRows {
   }
 }
 
-/** The layer with a share of the step added to its rows. */
-function movedBy(layer: ExpertLayer, step: Float32Array, share: number): ExpertLayer {
+/** The layer with a share of the step added to its rows, which are held as `form`. */
+function movedBy(layer: ExpertLayer, form: StoredFloats, step: Float32Array, share: number): ExpertLayer {
   let begin = 0;
   const moved = (which: 'gate' | 'up'): (Float32Array | undefined)[] =>
     layer.slots.map((slot) => {
@@ -314,8 +317,8 @@ function movedBy(layer: ExpertLayer, step: Float32Array, share: number): ExpertL
     const gate = gates[at];
     return {
       ...slot,
-      ...(gate && { gate: denseMatrix(width, hidden, gate) }),
-      up: denseMatrix(width, hidden, ups[at] as Float32Array),
+      ...(gate && { gate: heldMatrix(width, hidden, gate, form) }),
+      up: heldMatrix(width, hidden, ups[at] as Float32Array, form),
     };
   });
   return { ...layer, slots };
