@@ -33,10 +33,13 @@ const all = [
   'svd 8',
   'gptq',
   'slim',
+  'awq',
+  'delta',
   'statistics',
   'compress merge 8',
   'compress gptq',
   'compress slim',
+  'compress neurons 32',
 ];
 
 interface Watched {

@@ -23,6 +23,8 @@ const recipes: Record<string, RecipeInput> = {
   svd: { steps: [{ step: 'factorize', method: 'whitened', rank: 128 }], recover: 'none' },
   gptq: { steps: [{ step: 'quantize', method: 'gptq', weights: 'int4:128:symmetric' }] },
   slim: { steps: [{ step: 'slim', keep: 0.5, widths: 'equal' }] },
+  awq: { steps: [{ step: 'quantize', method: 'awq', weights: 'int4:128:symmetric' }] },
+  delta: { steps: [{ step: 'factorize', method: 'delta', rank: 128 }] },
 };
 
 const print = (line: Record<string, number | string>): boolean => process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -54,7 +56,13 @@ async function timed<T>(step: string, body: () => Promise<T>): Promise<T> {
 }
 
 async function whole(kind: string, groups: number): Promise<void> {
-  const merge: RecipeInput = { steps: [{ step: 'group', groups }, { step: 'merge' }] };
+  const method = kind === 'neurons' ? ({ method: kind, widths: 'layer' } as const) : {};
+  const merge: RecipeInput = {
+    steps: [
+      { step: 'group', groups },
+      { step: 'merge', ...method },
+    ],
+  };
   const out = join(folder, 'compressed');
   try {
     await timed('all', () => compress(folder, { out, calibrate: [windows], recipe: recipes[kind] ?? merge, device }));

@@ -68,6 +68,41 @@ describe('layer stream', () => {
       device.dispose();
     });
   }
+
+  it('observes some of the tokens, packed, as it does all of them', async () => {
+    const device = await openDevice('cpu');
+    await using checkpoint = await Checkpoint.open(join(root, 'examples/models/tiny-qwen3-moe'));
+    const lengths = [300, 150, 200, 256, 90];
+    const windows = lengths.map((length, w) => Int32Array.from({ length }, (_, i) => (i * (w + 3) + w) % 64));
+    const stream = new LayerStream(device, checkpoint, familyOf(checkpoint.config), windows);
+    await stream.embed({ withOriginal: true });
+    await stream.enter(0);
+    const { hidden } = stream.config;
+    const added = stream.zeros().map((values) => values.map((_, at) => at % 7));
+    const observe = async (tokens?: ReturnType<LayerStream['select']>): Promise<Float32Array[]> => {
+      const value = stream.zeros().map((values) => values.fill(-1));
+      await stream.observe(
+        {},
+        ({ graph, values, wanted, inputs }) => {
+          assert.ok(wanted && inputs.added);
+          graph.output('value', graph.add(graph.add(values.input, wanted), inputs.added));
+        },
+        { inputs: { added }, into: { value }, tokens },
+      );
+      return value;
+    };
+    const whole = await observe();
+    const chosen = whole.map(({ length }, batch) =>
+      Int32Array.from({ length: length / hidden }, (_, token) => token).filter((token) => (token + batch) % 3 === 0),
+    );
+    const expected = whole.map((values, batch) =>
+      values.map((value, at) => (chosen[batch]?.includes(Math.floor(at / hidden)) ? value : -1)),
+    );
+    assert.deepEqual(await observe(stream.select(chosen)), expected);
+    assert.ok(whole.length > 1 && chosen.flatMap((tokens) => [...tokens]).length > 300);
+    stream.dispose();
+    device.dispose();
+  });
 });
 
 describe('refit', () => {
