@@ -9,7 +9,7 @@ import { benchShape, shapeNames } from '../../lib/bench/shapes.ts';
 import { Model } from '../../lib/index.ts';
 import { writeGguf } from './gguf.mjs';
 import { onnxForms, writeOnnx } from './onnx-export.mjs';
-import { rest } from './rest.mjs';
+import { rest, watchOthers } from './rest.mjs';
 
 const decodedTokens = 32;
 const layers = 4;
@@ -73,11 +73,13 @@ export async function modelRows(device, { name, folder, files, forms }, tokens, 
     const subjects = [{ run: (prompt, count, onToken) => generateOurs(ours, prompt, count, onToken) }, ...peers];
     for (const count of tokens) {
       console.error(`model ${name}, ${one.text}, ${count} tokens`);
+      const others = watchOthers();
       const times = await timeSubjects(subjects, random(count === 1 ? 128 : count), count, format === 'bf16');
-      const [ms, ...others] = times.map(median);
-      const figures = peers.map((peer, at) => ({ name: peer.name, format: peer.format, ms: others[at] }));
+      const [ms, ...theirs] = times.map(median);
+      const figures = peers.map((peer, at) => ({ name: peer.name, format: peer.format, ms: theirs[at] }));
       const cost = modelCost(ours, one.format, count);
-      timed.push({ work: 'model', shape: name, tokens: count, weights: one.text, ms, ...cost, peers: figures });
+      const row = { work: 'model', shape: name, tokens: count, weights: one.text, ms, ...cost };
+      timed.push({ ...row, othersBusy: others(), peers: figures });
     }
     for (const peer of peers) await peer.dispose();
     await ours.dispose();
@@ -133,7 +135,7 @@ async function llamaPeers(modelPath, format, threads) {
     const sequence = context.getSequence();
     peers.push({
       name: 'node-llama-cpp',
-      format: `${format}, ${count} threads`,
+      format: `${format}, ${count === 1 ? 'one thread' : `${count} threads`}`,
       async run(prompt, wanted, onToken) {
         await sequence.clearHistory();
         let made = 0;

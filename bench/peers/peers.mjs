@@ -5,8 +5,8 @@
 //       [--weights int4:128:symmetric,int8] [--threads 2] [--seconds 0.8]
 //   npm run bench:peers -- --json FILE --work model [--model FOLDER or shape] [--files FOLDER] [--prepare]
 //
-// Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, peers: [{ name, format, ms, ratio }] }] },
-// where a ratio is the peer's time over ours. A turn of a subject begins when all threads have come to rest and is calls one after the
+// Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, othersBusy, peers: [{ name, format, ms,
+// ratio }] }] }, where a ratio is the peer's time over ours, and `othersBusy` the share of the cores that other processes took meanwhile. A turn of a subject begins when all threads have come to rest and is calls one after the
 // other, as a model makes them: some to wake threads and clocks, then those that count; calls so long that waking makes no difference
 // count at once. `--seconds`: of each subject of a row. `--files` keeps what models are written as for the peers, `--prepare` writes it
 // and ends.
@@ -23,7 +23,7 @@ import { benchShape } from '../../lib/bench/shapes.ts';
 import { openDevice, parseWeightFormat } from '../../lib/index.ts';
 import * as ggml from './ggml.mjs';
 import * as onnx from './onnx.mjs';
-import { rest } from './rest.mjs';
+import { rest, watchOthers } from './rest.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -149,6 +149,7 @@ async function compare({ work, shape }, subject, peers, prepare) {
   const calls = [subject.call];
   for (const peer of peers) calls.push(await prepare(peer));
   const times = calls.map(() => []);
+  const others = watchOthers();
   const begin = performance.now();
   const fits = () => performance.now() - begin < 1000 * secondsEach * calls.length;
   const next = calls.map(() => 0);
@@ -162,9 +163,9 @@ async function compare({ work, shape }, subject, peers, prepare) {
     }
   }
   const { tokens: count, weights: ours, cost } = subject;
-  const [ms, ...others] = times.map(median);
-  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: others[at] }));
-  timed.push({ work, shape, tokens: count, weights: ours, ms, ...cost, peers: figures });
+  const [ms, ...theirs] = times.map(median);
+  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: theirs[at] }));
+  timed.push({ work, shape, tokens: count, weights: ours, ms, ...cost, othersBusy: others(), peers: figures });
 }
 
 async function end(group, peers) {

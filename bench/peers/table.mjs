@@ -14,11 +14,11 @@ const figure = ({ work, tokens }, ms) => digits(work === 'model' ? (1000 * token
 const fastest = (peers) => peers.reduce((best, peer) => (peer.ms < best.ms ? peer : best));
 
 const line = (cells) => console.log(`| ${cells.join(' | ')} |`);
-const heads = ['work', 'weights', 'tokens', 'ours', 'share of the limit', ...programs, 'ratio'];
+const heads = ['work', 'weights', 'tokens', 'ours', 'share of the limit', ...programs, 'ratio', 'others busy'];
 line(heads);
 line(heads.map(() => '---'));
 for (const row of rows) {
-  const { work, shape, weights, tokens, ms, share, limit, peers } = row;
+  const { work, shape, weights, tokens, ms, share, limit, othersBusy = Number.NaN, peers } = row;
   const cells = programs.map((program) => {
     const own = peers.filter(({ name }) => name === program);
     if (own.length === 0) return '–';
@@ -27,7 +27,16 @@ for (const row of rows) {
   });
   const ratio = (fastest(peers).ms / ms).toFixed(2);
   const part = `${(100 * share).toFixed(0)} % of ${limit}`;
-  line([`${work} ${shape}`, weights, tokens, figure(row, ms), part, ...cells, ratio]);
+  line([
+    `${work} ${shape}`,
+    weights,
+    tokens,
+    figure(row, ms),
+    part,
+    ...cells,
+    ratio,
+    `${(100 * othersBusy).toFixed(0)} %`,
+  ]);
 }
 for (const { limits, machine, isa } of documents) {
   const [read, f32, bf16, int8] = Object.values(limits).map((value) => value / 1e9);
