@@ -111,6 +111,14 @@ export function readMatrix(others: Omit<Matrix, 'dense'>, read: () => Float32Arr
   };
 }
 
+/**
+ * Ends the job, until which all that matrices were read into stays in memory: for loops over slots that wait for nothing else
+ * (`WeakRef` keeps what it refers to until then).
+ */
+export function endJob(): Promise<void> {
+  return new Promise((done) => setImmediate(done));
+}
+
 /** An expert of dense matrices. */
 export function denseExpert({ width, hidden, gate, up, down }: ExpertMatrices): Expert {
   return {

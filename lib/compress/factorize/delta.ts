@@ -2,6 +2,7 @@ import {
   denseMatrices,
   type Expert,
   type ExpertLayer,
+  endJob,
   type Factors,
   type Matrix,
   readMatrix,
@@ -29,7 +30,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
   const rows: number[] = [];
   for (const slot of layer.slots.keys()) rows.push((await inputs.of(slot)).rows);
   const shares = sharesOf(rows);
-  const base = weightedMean(eachOf(layer, above), shares);
+  const base = await weightedMean(eachOf(layer, above), shares);
   const tall = (gated ? 2 : 1) * width;
   const upRank = Math.min(gated ? jointRank(rank, width, hidden) : rank, hidden, tall);
   const ups: Pick<Expert, 'gate' | 'up'>[] = [];
@@ -60,7 +61,7 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
       context.recover && (await ridgeSolve(await moments.of(slot), down.dense as Float32Array, width, hidden));
     targets.push(fitted ? { ...shape, dense: fitted } : down);
   }
-  const downBase = weightedMean(
+  const downBase = await weightedMean(
     eachOf(layer, (slot) => targets[slot]?.dense as Float32Array),
     shares,
   );
@@ -76,8 +77,11 @@ export async function deltaLayer(layer: ExpertLayer, context: LayerContext, rank
 }
 
 /** A matrix of each slot, one after the other. */
-function* eachOf({ slots }: ExpertLayer, matrix: (slot: number) => Float32Array): Generator<Float32Array> {
-  for (const slot of slots.keys()) yield matrix(slot);
+async function* eachOf({ slots }: ExpertLayer, matrix: (slot: number) => Float32Array): AsyncGenerator<Float32Array> {
+  for (const slot of slots.keys()) {
+    yield matrix(slot);
+    await endJob();
+  }
 }
 
 /** By rows; equal where nothing was seen. */
@@ -87,10 +91,13 @@ function sharesOf(rows: readonly number[]): number[] {
 }
 
 /** Σ share·matrix, matrices of one shape, one in memory at a time where they are made as they are asked for. */
-export function weightedMean(matrices: Iterable<Float32Array>, shares: ArrayLike<number>): Float32Array {
+export async function weightedMean(
+  matrices: Iterable<Float32Array> | AsyncIterable<Float32Array>,
+  shares: ArrayLike<number>,
+): Promise<Float32Array> {
   let sum = new Float64Array();
   let index = 0;
-  for (const matrix of matrices) {
+  for await (const matrix of matrices) {
     if (index === 0) sum = new Float64Array(matrix.length);
     const share = shares[index++] as number;
     for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] as number) + share * (matrix[at] as number);

@@ -1,6 +1,6 @@
 import { MoeError } from '../../errors.ts';
 import type { ExpertMatrices } from '../expert.ts';
-import { denseExpert, denseMatrices, type Expert, type ExpertLayer, readMatrix } from '../experts.ts';
+import { denseExpert, denseMatrices, type Expert, type ExpertLayer, endJob, readMatrix } from '../experts.ts';
 import { meanRows, selectRows } from '../group/router.ts';
 import type { LayerContext } from '../layer-context.ts';
 import { mergeShares, uniformWeights } from '../merge/mean.ts';
@@ -124,7 +124,11 @@ async function* candidatesOf(
   const crowded = groups.some((group) => group.length * context.spec.width > mostCandidates);
   const energy = crowded ? await energies(context, layer) : undefined;
   const originals = context.originals({ format: 'f32' });
-  const joined = groups.map((group) => joinedExpert(originals, group, mergeShares(weights, group), energy));
+  const joined: Expert[] = [];
+  for (const group of groups) {
+    joined.push(joinedExpert(originals, group, mergeShares(weights, group), energy));
+    await endJob();
+  }
   let wide: ExpertLayer = { ...layer, slots: joined };
   if (context.recover) wide = await refitDown(wide, context);
   const moments = await context.hiddenMoments(wide, { together: context.recover });

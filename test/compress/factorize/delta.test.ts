@@ -13,11 +13,11 @@ describe('the delta form', () => {
 
   const f32 = (values: ArrayLike<number>): Float32Array => Float32Array.from(values);
 
-  it('has the base of D²-MoE and what its expert differs by', () => {
+  it('has the base of D²-MoE and what its expert differs by', async () => {
     const { shape, values } = golden.tensor('freq');
     const members = Array.from({ length: shape[0] as number }, (_, at) => at);
     const experts = members.map((at) => f32(slice(golden.tensor('W'), at)));
-    const base = weightedMean(experts, mergeShares(values, members));
+    const base = await weightedMean(experts, mergeShares(values, members));
     const delta = difference(experts[1] as Float32Array, base);
     closeToLargest(delta, golden.tensor('delta').values, 1e-6);
   });
