@@ -18,7 +18,7 @@ const [fewestRounds, mostRounds, secondsEach, longMs] = [3, 7, 3, 100];
 const ggufFormats = { bf16: 'bf16', int8: 'q8_0', int4: 'q4_0' };
 const onnxBits = { int8: 8, int4: 4 };
 /** As bf16 has no rounding that others lack, first tokens agree; with integers the logits of the first step point the same way. */
-const leastCosine = 0.95;
+const leastCosine = 0.9;
 
 /**
  * The files of one model in `files`, written where they are not there yet: `folder`, ours, and what peers read. `model`: a folder, or
