@@ -90,7 +90,11 @@ export class LayerRun {
     const described = describeLayer(layer);
     const spec = specOf(this.#spec, described);
     const router = await this.#router(layer, this.#refitsRouter ? await context.router() : undefined);
-    const entries = [...expertEntries(spec, this.#names), router, ...besideEntries(this.#beside, this.#source.checkpoint)];
+    const entries = [
+      ...expertEntries(spec, this.#names),
+      router,
+      ...besideEntries(this.#beside, this.#source.checkpoint),
+    ];
     await write(entries, this.#tensors(layer, spec, router));
     const report = this.#report(layer, spec, context, await context.outputError(layer));
     return { layer: this.index, described: json(described), report };
