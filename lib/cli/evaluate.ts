@@ -2,11 +2,13 @@ import { Command } from 'commander';
 import { readText } from '../checkpoint/text-file.ts';
 import type { Device } from '../device/device.ts';
 import { MoeError } from '../errors.ts';
+import type { CacheDtype } from '../model/kv-cache.ts';
 import { Model } from '../model/model.ts';
 import { formatName, type WeightFormat } from '../weight/format.ts';
 import { abortOnInterrupt } from './interrupt.ts';
 import {
   type CommonOptions,
+  cacheOption,
   deviceOption,
   openChosenDevice,
   positiveInteger,
@@ -21,6 +23,7 @@ interface EvaluateOptions extends CommonOptions {
   windows?: number;
   device: string;
   weights?: WeightFormat;
+  cache: CacheDtype;
 }
 
 /** `node-moe evaluate`: mean negative log-likelihood of texts under models, window by window. */
@@ -38,6 +41,7 @@ export function evaluateCommand(): Command {
     .option('--windows <count>', 'only the first so many windows of each text', positiveInteger)
     .addOption(deviceOption())
     .addOption(weightsOption())
+    .addOption(cacheOption())
     .addHelpText(
       'after',
       '\nExample:\n  $ node-moe evaluate ./model ./model-int4 --text heldout.txt --windows 24 --json',
@@ -91,8 +95,14 @@ async function evaluateModel(
   options: EvaluateOptions,
   { progress, signal }: { progress: Progress; signal: AbortSignal },
 ): Promise<Row> {
-  const { window, windows, weights } = options;
-  await using model = await Model.open(folder, { device, weights, signal, onProgress: progress.loading(folder) });
+  const { window, windows, weights, cache } = options;
+  await using model = await Model.open(folder, {
+    device,
+    weights,
+    cache,
+    signal,
+    onProgress: progress.loading(folder),
+  });
   const perText: Row['texts'] = {};
   let [tokens, sum, seconds] = [0, 0, 0];
   for (const [file, text] of texts) {

@@ -1,10 +1,12 @@
 import { Command } from 'commander';
 import { MoeError } from '../errors.ts';
+import type { CacheDtype } from '../model/kv-cache.ts';
 import { Model } from '../model/model.ts';
 import type { WeightFormat } from '../weight/format.ts';
 import { abortOnInterrupt } from './interrupt.ts';
 import {
   type CommonOptions,
+  cacheOption,
   deviceOption,
   nonNegative,
   nonNegativeInteger,
@@ -24,6 +26,7 @@ interface GenerateOptions extends CommonOptions {
   seed: number;
   device: string;
   weights?: WeightFormat;
+  cache: CacheDtype;
 }
 
 /** `node-moe generate`: continues a prompt, streamed to stdout. */
@@ -38,17 +41,24 @@ export function generateCommand(): Command {
     .option('--seed <number>', 'seed of the sampling', nonNegativeInteger, 0)
     .addOption(deviceOption())
     .addOption(weightsOption())
+    .addOption(cacheOption())
     .addHelpText('after', '\nExample:\n  $ node-moe generate ./model --prompt "interface " --max-tokens 40')
     .action(generate);
 }
 
 async function generate(folder: string, options: GenerateOptions): Promise<void> {
-  const { prompt, maxTokens, temperature, topP, seed, weights, json } = options;
+  const { prompt, maxTokens, temperature, topP, seed, weights, cache, json } = options;
   if (prompt === '') refusePrompt();
   const progress = new Progress({ quiet: json === true });
   const signal = abortOnInterrupt();
   await using device = await openChosenDevice(options);
-  await using model = await Model.open(folder, { device, weights, signal, onProgress: progress.loading(folder) });
+  await using model = await Model.open(folder, {
+    device,
+    weights,
+    cache,
+    signal,
+    onProgress: progress.loading(folder),
+  });
   progress.end();
   const promptIds = model.tokenizer.encode(prompt);
   if (promptIds.length === 0) refusePrompt();

@@ -3,6 +3,7 @@ import type { Device } from '../device/device.ts';
 import { explainDevice } from '../device/explain.ts';
 import { openDevice } from '../device/open.ts';
 import { MoeError } from '../errors.ts';
+import { cacheDtypes } from '../model/kv-cache.ts';
 import { parseWeightFormat, type WeightFormat } from '../weight/format.ts';
 
 /** Options that every command takes. */
@@ -26,6 +27,10 @@ export function weightsOption(): Option {
     '--weights <format>',
     'format of the expert matrices: f32, f16, bf16, int8, int4, int4:64, int4:channel:symmetric, … (default: as stored)',
   ).argParser(weightFormat);
+}
+
+export function cacheOption(): Option {
+  return new Option('--cache <dtype>', 'of cached keys and values').choices(cacheDtypes).default('f32');
 }
 
 export function weightFormat(text: string): WeightFormat {

@@ -103,6 +103,14 @@ describe('commands with --json', () => {
     assert.ok(Math.abs(onReference.nll - onCpu.nll) < 2e-3);
   });
 
+  it('keys and values cached in halves move the loss, and little', async () => {
+    const args = ['--text', text('types.evaluate'), '--windows', '1'];
+    const [inFloats] = (await json('evaluate', tiny, ...args)).models;
+    const [inHalves] = (await json('evaluate', tiny, ...args, '--cache', 'bf16')).models;
+    assert.notEqual(inHalves.nll, inFloats.nll);
+    assert.ok(Math.abs(inHalves.nll - inFloats.nll) < 0.02);
+  });
+
   it('--help of every command has an example', async () => {
     for (const command of ['doctor', 'inspect', 'evaluate', 'compare', 'generate', 'compress', 'bench']) {
       const { code, stdout, stderr } = await nodeMoe([command, '--help']);
