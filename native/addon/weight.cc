@@ -11,8 +11,9 @@ namespace moe::addon {
 
 namespace {
 
-constexpr int64_t chunk_bytes = int64_t{4} << 20;  // of source or of f32: how soon an abort is seen
-constexpr int64_t most_at_once = 16;               // chunks that are converted at the same time
+constexpr int64_t chunk_bytes = int64_t{4} << 20;     // of source or of f32, at most: how soon an abort is seen
+constexpr int64_t bytes_at_once = int64_t{16} << 20;  // of all chunks that are converted at the same time
+constexpr int64_t most_at_once = 16;                  // such chunks
 
 // Some rows of a piece, converted to the form of the bank.
 struct Chunk {
@@ -37,7 +38,8 @@ class LoadJob final : public PromiseJob {
     moe_weight *handle = nullptr;
     check([&](moe_error *error) { return backend.weight_begin(device_->handle, &load_->spec, &handle, error); });
     weight_ = std::make_shared<WeightResource>(device_, handle);
-    put_all(chunks());
+    const int64_t at_once = std::min<int64_t>(most_at_once, numerics::thread_count());
+    put_all(chunks(std::min(chunk_bytes, bytes_at_once / at_once)), at_once);
     size_t bytes = 0;
     check([&](moe_error *error) { return backend.weight_finish(handle, &bytes, error); });
     weight_->info = weight_info(load_->spec, bytes);
@@ -51,12 +53,12 @@ class LoadJob final : public PromiseJob {
   }
 
  private:
-  std::vector<Chunk> chunks() const {
+  std::vector<Chunk> chunks(int64_t bytes) const {
     std::vector<Chunk> list;
     for (const WeightPiece &piece : load_->pieces) {
       const int64_t columns = load_->columns(piece.part, piece.slot);
       const int64_t row = std::max<int64_t>({1, row_bytes(piece.form, columns).values, columns * 4});
-      const int64_t step = std::max<int64_t>(1, chunk_bytes / row);
+      const int64_t step = std::max<int64_t>(1, bytes / row);
       for (int64_t first = 0; first < piece.rows; first += step)
         list.push_back({&piece, first, std::min(step, piece.rows - first)});
     }
@@ -65,9 +67,8 @@ class LoadJob final : public PromiseJob {
 
   // Conversion is one thread's work for each of a few chunks; the backend, which may have only one call at a time on a
   // weight, has threads of its own.
-  void put_all(const std::vector<Chunk> &list) {
-    const size_t at_once = static_cast<size_t>(std::min<int64_t>(most_at_once, numerics::thread_count()));
-    std::vector<Converted> converted(std::min(at_once, list.size()));
+  void put_all(const std::vector<Chunk> &list, int64_t at_once) {
+    std::vector<Converted> converted(std::min(static_cast<size_t>(at_once), list.size()));
     for (size_t start = 0; start < list.size(); start += converted.size()) {
       if (cancelled() || std::atomic_ref(const_cast<int32_t &>(*stop_)).load(std::memory_order_relaxed) != 0) {
         throw Error(MOE_ABORTED, "signal", "no abort", "an abort while a weight was loading");
