@@ -3,7 +3,7 @@
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { f32ToBf16 } from '../../lib/index.ts';
-import { embedding, finalNorm, head, layerNames, withDecoder } from './decoder.mjs';
+import { withDecoder } from './decoder.mjs';
 import { matrixBytes, quantizeMatrix, types } from './ggml.mjs';
 
 const alignment = 32;
@@ -138,31 +138,32 @@ async function vocabularyOf(folder, { vocabulary }) {
 }
 
 /** [{ name, shape, type, sources }]; more than one source are stacked. */
-function modelTensors({ hidden, vocabulary, layers, heads, kvHeads, headDim, norm, experts, width, tied }, format) {
+function modelTensors(sizes, format) {
+  const { names, hidden, vocabulary, layers, heads, kvHeads, headDim, queryKeyNorm, experts, width, tied } = sizes;
   const queries = heads * headDim;
   const keys = kvHeads * headDim;
   const tensors = [];
   const add = (name, sources, shape, type) => tensors.push({ name: `${name}.weight`, sources, shape, type });
-  add('token_embd', [embedding], [vocabulary, hidden], 'bf16');
+  add('token_embd', [names.embedding], [vocabulary, hidden], 'bf16');
   for (let layer = 0; layer < layers; layer++) {
-    const names = layerNames(layer);
+    const layerNames = names.layer(layer);
     const own = (name, source, shape, type) => add(`blk.${layer}.${name}`, [source].flat(), shape, type);
-    own('attn_norm', names.attentionNorm, [hidden], 'f32');
-    own('ffn_norm', names.expertNorm, [hidden], 'f32');
-    own('attn_q', names.query, [queries, hidden], format);
-    own('attn_k', names.key, [keys, hidden], format);
-    own('attn_v', names.value, [keys, hidden], format);
-    own('attn_output', names.output, [hidden, queries], format);
-    own('attn_q_norm', names.queryNorm, [norm === 'head' ? headDim : queries], 'f32');
-    own('attn_k_norm', names.keyNorm, [norm === 'head' ? headDim : keys], 'f32');
-    own('ffn_gate_inp', names.router, [experts, hidden], 'f32');
+    own('attn_norm', layerNames.inputNorm, [hidden], 'f32');
+    own('ffn_norm', layerNames.blockNorm, [hidden], 'f32');
+    own('attn_q', layerNames.query, [queries, hidden], format);
+    own('attn_k', layerNames.key, [keys, hidden], format);
+    own('attn_v', layerNames.value, [keys, hidden], format);
+    own('attn_output', layerNames.output, [hidden, queries], format);
+    own('attn_q_norm', layerNames.queryNorm, [queryKeyNorm === 'head' ? headDim : queries], 'f32');
+    own('attn_k_norm', layerNames.keyNorm, [queryKeyNorm === 'head' ? headDim : keys], 'f32');
+    own('ffn_gate_inp', layerNames.moe.router, [experts, hidden], 'f32');
     for (const matrix of ['gate', 'up', 'down']) {
-      const sources = Array.from({ length: experts }, (_, expert) => names.expert(expert, matrix));
+      const sources = Array.from({ length: experts }, (_, expert) => layerNames.moe.expert(expert)[matrix]);
       const shape = matrix === 'down' ? [experts, hidden, width] : [experts, width, hidden];
       own(`ffn_${matrix}_exps`, sources, shape, format);
     }
   }
-  add('output_norm', [finalNorm], [hidden], 'f32');
-  if (!tied) add('output', [head], [vocabulary, hidden], 'bf16');
+  add('output_norm', [names.finalNorm], [hidden], 'f32');
+  if (!tied) add('output', [names.head], [vocabulary, hidden], 'bf16');
   return tensors;
 }

@@ -4,7 +4,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { embedding, finalNorm, head, layerNames, withDecoder } from './decoder.mjs';
+import { withDecoder } from './decoder.mjs';
 import { contrib, dtypes, OnnxGraph } from './onnx-model.mjs';
 import { quantizeRows } from './weights.mjs';
 
@@ -65,9 +65,9 @@ class DecoderGraph {
   }
 
   async encode() {
-    const { layers, kvHeads, headDim, hidden, vocabulary, tied } = this.#sizes;
+    const { names, layers, kvHeads, headDim, hidden, vocabulary, tied } = this.#sizes;
     const graph = this.#graph;
-    const table = await this.#read(embedding);
+    const table = await this.#read(names.embedding);
     let x = graph.add('Gather', [graph.constant(table, [vocabulary, hidden], 'f32'), 'input_ids']);
     const lengths = this.#lengths();
     const rope = this.#ropeTables();
@@ -75,8 +75,8 @@ class DecoderGraph {
     const end = graph.constant(BigInt64Array.of(2n ** 63n - 1n), [1], 'i64');
     const one = this.#integers(1);
     const begin = graph.add('Reshape', [graph.add('Neg', ['num_logits_to_keep']), one]);
-    const last = graph.add('Slice', [await this.#norm(x, finalNorm), begin, end, one]);
-    const headRows = tied ? table : await this.#read(head);
+    const last = graph.add('Slice', [await this.#norm(x, names.finalNorm), begin, end, one]);
+    const headRows = tied ? table : await this.#read(names.head);
     this.#product(last, [headRows], vocabulary, hidden, 8, ['logits']);
     const token = (name) => ({
       name,
@@ -101,8 +101,8 @@ class DecoderGraph {
   async #layer(x, layer, [last, total], [cosine, sine]) {
     const { hidden, heads, kvHeads, headDim } = this.#sizes;
     const graph = this.#graph;
-    const names = layerNames(layer);
-    const rows = await this.#norm(x, names.attentionNorm);
+    const names = this.#sizes.names.layer(layer);
+    const rows = await this.#norm(x, names.inputNorm);
     const linear = async (input, name, outputs, columns) =>
       this.#product(input, [await this.#read(name)], outputs, columns, this.#bits);
     const query = await linear(rows, names.query, heads * headDim, hidden);
@@ -122,7 +122,7 @@ class DecoderGraph {
       },
     );
     const behind = graph.add('Add', [x, await linear(attended, names.output, hidden, heads * headDim)]);
-    return graph.add('Add', [behind, await this.#experts(await this.#norm(behind, names.expertNorm), names)]);
+    return graph.add('Add', [behind, await this.#experts(await this.#norm(behind, names.blockNorm), names.moe)]);
   }
 
   async #experts(rows, names) {
@@ -134,9 +134,9 @@ class DecoderGraph {
     const inward = [];
     const outward = [];
     for (let expert = 0; expert < experts; expert++) {
-      const read = (matrix) => this.#read(names.expert(expert, matrix));
-      inward.push(interleave(await read('gate'), await read('up'), hidden));
-      outward.push(await read('down'));
+      const { gate, up, down } = names.expert(expert);
+      inward.push(interleave(await this.#read(gate), await this.#read(up), hidden));
+      outward.push(await this.#read(down));
     }
     const inputs = [
       ...[rows, graph.add('Reshape', [logits, this.#integers(-1, experts)])],
@@ -182,8 +182,8 @@ class DecoderGraph {
   }
 
   async #headNorm(x, name, heads) {
-    const { norm, headDim } = this.#sizes;
-    if (norm === 'vector') return this.#norm(x, name);
+    const { queryKeyNorm, headDim } = this.#sizes;
+    if (queryKeyNorm === 'vector') return this.#norm(x, name);
     const split = this.#graph.add('Reshape', [x, this.#integers(0, 0, heads, headDim)]);
     return this.#graph.add('Reshape', [await this.#norm(split, name), this.#integers(0, 0, heads * headDim)]);
   }
