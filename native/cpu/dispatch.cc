@@ -32,15 +32,19 @@ enum Feature : uint32_t {
   dotprod = 1u << 9,
   i8mm = 1u << 10,
   amx_int8 = 1u << 11,
+  avx512vbmi = 1u << 12,
+  avx512bf16 = 1u << 13,
 };
 
 // In order of preference.
 constexpr uint32_t avx2_set = avx2 | fma | f16c;
 constexpr uint32_t avx512_set = avx2_set | avx512f | avx512bw | avx512dq | avx512vl | avx512vnni;
+constexpr uint32_t avx512bf16_set = avx512_set | avx512vbmi | avx512bf16;
 const std::array instruction_sets{
 #if defined(__x86_64__)
-    // Only linear differs from avx512.
-    InstructionSet{"amx", avx512_set | amx_int8, &avx512::kernels, &amx::linear_kernels, &amx::probes},
+    // Only linear differs from avx512, here and in the next.
+    InstructionSet{"amx", avx512bf16_set | amx_int8, &avx512::kernels, &amx::linear_kernels, &amx::probes},
+    InstructionSet{"avx512bf16", avx512bf16_set, &avx512::kernels, &avx512bf16::linear_kernels, &avx512bf16::probes},
     InstructionSet{"avx512", avx512_set, &avx512::kernels, &avx512::linear_kernels, &avx512::probes},
     // Only products of bytes differ from avx2: those of linear.
     InstructionSet{"avx2vnni", avx2_set | avxvnni, &avx2::kernels, &avx2vnni::linear_kernels, &avx2vnni::probes},
@@ -52,7 +56,7 @@ const std::array instruction_sets{
     InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
 #if defined(__x86_64__)
     // amx with its tiles in memory: for tests, so behind the one that every machine has.
-    InstructionSet{"amx-twin", avx512_set, &avx512::kernels, &amx_twin::linear_kernels, &avx512::probes},
+    InstructionSet{"amx-twin", avx512bf16_set, &avx512::kernels, &amx_twin::linear_kernels, &avx512::probes},
 #endif
 };
 
@@ -83,6 +87,8 @@ uint32_t detect() {
   if (b & (1u << 30)) found |= avx512bw;
   if (b & (1u << 31)) found |= avx512vl;
   if (c & (1u << 11)) found |= avx512vnni;
+  if (c & (1u << 1)) found |= avx512vbmi;
+  if (more & (1u << 5)) found |= avx512bf16;
   const bool has_tiles = d & (1u << 24) && d & (1u << 25);
   if (has_tiles && (low & 0x60000u) == 0x60000u && permit_tiles()) found |= amx_int8;
   return found;

@@ -14,6 +14,9 @@ namespace moe::cpu {
 namespace avx2vnni {
 extern const Probes probes;
 }
+namespace avx512bf16 {
+extern const Probes probes;
+}
 namespace amx {
 extern const Probes probes;
 }

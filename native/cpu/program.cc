@@ -135,7 +135,7 @@ Program::Program(std::shared_ptr<Device> device, const moe_graph &graph)
     plan.context.attributes = plan.attributes.data();
     if (plan.op == MOE_LINEAR) {
       internal(plan.bank != nullptr, "weight", "a packed bank", 0);
-      plan.kernel_scratch = linear::scratch(*plan.bank, plan.context);
+      plan.kernel_scratch = linear::scratch(*device_->isa().linear, *plan.bank, plan.context);
     } else {
       plan.kernel_scratch = operation_scratch(plan.op, plan.context);
     }

@@ -16,6 +16,8 @@ export const bounds = {
   exact: { similarity: 0, places: 0 },
   /** A few roundings in a row, no long sum. */
   element: { similarity: 1e-12, places: 4 },
+  /** Sums over values that were rounded to bf16 on the way. */
+  rounded: { similarity: 2 ** -18, places: 2 ** 13 },
   /** exp, tanh, erf, sine by polynomials. */
   transcendental: { similarity: 1e-12, places: 8 },
   /** Sums over K. */

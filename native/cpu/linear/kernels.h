@@ -10,14 +10,16 @@ namespace moe::cpu::linear {
 // Where each form of the rows lies in a prepared block, as bytes a row: form f of a block of R rows starts at R · f.
 // −1: no part of the bank reads it. stride = row_stride(…) of the bank; runs: sums of integers that share a step.
 //   floats  f32 [padded][R]                     dense matrices in exact mode or of floats
+//   pairs   bf16 [padded / 2][R][2]             dense matrices of bf16, where Call::bf16
 //   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
 //   base, kept
 //           codes [padded / d][R][d], d = 4, or of least_tile_rows rows and more where there are tiles, their depth;
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
-//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`
+//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as `pairs` where B is
+//           multiplied so
 struct Forms {
-  int64_t floats = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
+  int64_t floats = -1, pairs = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
   int64_t stride = 0;
 };
 
@@ -34,6 +36,7 @@ struct RowBlock {
 struct Call {
   const Slot *slots;
   bool int8;
+  bool bf16;  // what meets bf16 matrices is rounded to bf16
   Forms forms;
   int32_t activation;
   const float *x;  // [x_rows, x_width]
@@ -64,6 +67,7 @@ inline constexpr int least_tile_rows = 8;
 struct Kernels {
   // Rows of a register block: in f32, of codes, and of codes where a call has nothing but a dense part of integers.
   int rows_exact, rows_int8, rows_dense_int8;
+  bool bf16;  // whether there are products of bf16
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);
   // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most segment_rows rows.
@@ -87,6 +91,9 @@ namespace avx2vnni {
 extern const linear::Kernels linear_kernels;
 }
 namespace avx512 {
+extern const linear::Kernels linear_kernels;
+}
+namespace avx512bf16 {
 extern const linear::Kernels linear_kernels;
 }
 namespace amx {

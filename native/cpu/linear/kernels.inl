@@ -13,9 +13,16 @@
 // Its own order: each part builds on those above.
 #include "linear/exact.inl"
 #include "linear/int8.inl"
+// Rows in pairs, which it reads as int8 does.
+#include "linear/bf16.inl"
 #if defined(MOE_TILES)
 #include "linear/amx.inl"
 #endif
+#include "linear/sparse_places.inl"
+// Two ways to multiply by them.
+#include "linear/sparse_exact.inl"
+#include "linear/sparse_int8.inl"
+// The choice.
 #include "linear/sparse.inl"
 // What the slots add.
 #include "linear/low_rank.inl"
@@ -62,7 +69,7 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
       own = 1;
       while (i + own < count && blocks[i + own].slot == blocks[i].slot) ++own;
       if (slot.expand) expand_tile(call, slot, index, blocks + i, own, widened, own_sums);
-      if (slot.sparse.values) sparse_tile(call, slot.sparse, index, blocks + i, own, own_sums);
+      if (slot.sparse.values) sparse_tile(call, slot.sparse, index, blocks + i, own, widened, own_sums);
       if (slot.kept_count > 0) add_kept_rows(call, slot, index, blocks + i, own, own_sums);
       finish(call, slot, index, blocks + i, own, own_sums);
       own_sums += rows_of(blocks + i, own) * tile_outputs;
@@ -76,9 +83,9 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
 }  // namespace
 
 #if defined(MOE_TILES)
-const linear::Kernels linear_kernels{exact_rows, int8_rows, tile_rows, prepare, early, tiles};
+const linear::Kernels linear_kernels{exact_rows, int8_rows, tile_rows, bf16_products, prepare, early, tiles};
 #else
-const linear::Kernels linear_kernels{exact_rows, int8_rows, int8_rows, prepare, early, tiles};
+const linear::Kernels linear_kernels{exact_rows, int8_rows, int8_rows, bf16_products, prepare, early, tiles};
 #endif
 
 }  // namespace moe::cpu::MOE_ISA

@@ -43,7 +43,7 @@ int64_t code_bytes(const Bank &bank, const moe_part &form) {
 // The two quantize a row alike.
 bool same_codes(const moe_part &a, const moe_part &b) { return a.group == b.group && a.outer < 0 && b.outer < 0; }
 
-Forms forms_of(const Bank &bank, bool int8, int64_t *row_bytes) {
+Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   Forms forms;
   int64_t bytes = 0;
   const auto place = [&](int64_t more) {
@@ -57,11 +57,14 @@ Forms forms_of(const Bank &bank, bool int8, int64_t *row_bytes) {
   if (integer(base)) forms.base = place(code_bytes(bank, *base));
   if (integer(kept))
     forms.kept = integer(base) && same_codes(*base, *kept) ? forms.base : place(code_bytes(bank, *kept));
-  if ((base && !integer(base)) || (kept && !integer(kept)) || bank.form(MOE_PART_FACTOR_IN)) {
-    forms.floats = place(align_up(bank.in(), 8) * 4);
+  for (const moe_part *form : {base, kept, bank.form(MOE_PART_FACTOR_IN)}) {
+    if (!form || integer(form)) continue;
+    const bool pairs = bf16 && form->store == MOE_BF16;
+    int64_t &at = pairs ? forms.pairs : forms.floats;
+    if (at < 0) at = place(align_up(bank.in(), 8) * (pairs ? 2 : 4));
   }
   if (sparse) {
-    forms.stride = align_up(checked_add(bank.in(), std::max(sparse->m, 32), "in"));
+    forms.stride = align_up(checked_add(bank.in(), std::max(sparse->m, 64), "in"));
     const int64_t groups = sparse->group ? ceil_divide(bank.in(), sparse->group) : 1;
     if (integer(sparse)) {
       forms.sparse = place(forms.stride + 4 * groups);
@@ -74,9 +77,9 @@ Forms forms_of(const Bank &bank, bool int8, int64_t *row_bytes) {
   return forms;
 }
 
-Sizes sizes_of(const Bank &bank, bool int8, int64_t rows, int threads) {
+Sizes sizes_of(const Bank &bank, bool int8, bool bf16, int64_t rows, int threads) {
   Sizes sizes{};
-  sizes.forms = forms_of(bank, int8, &sizes.row_bytes);
+  sizes.forms = forms_of(bank, int8, bf16, &sizes.row_bytes);
   sizes.pass_rows =
       std::min(rows, std::clamp<int64_t>(most_pass_bytes / sizes.row_bytes, segment_rows, most_pass_rows));
   const int64_t spans = align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(Span)));
@@ -86,6 +89,11 @@ Sizes sizes_of(const Bank &bank, bool int8, int64_t rows, int threads) {
   sizes.threads_at = sizes.prepared_at + sizes.pass_rows * sizes.row_bytes;
   sizes.bytes = sizes.threads_at + threads * thread_floats * 4;
   return sizes;
+}
+
+// Whether this call rounds what meets bf16 matrices to bf16.
+bool uses_bf16(const Kernels &kernels, const moe_linear &attributes) {
+  return kernels.bf16 && attributes.mode == MOE_AUTO;
 }
 
 // Rows of slot s: [offsets[s], offsets[s + 1]), kept inside [0, rows] whatever the data say.
@@ -164,7 +172,7 @@ bool uses_int8(const Bank &bank, const moe_linear &attributes) {
   return bank.integer() && attributes.mode != MOE_EXACT;
 }
 
-int64_t scratch(const Bank &bank, const Context &largest) {
+int64_t scratch(const Kernels &kernels, const Bank &bank, const Context &largest) {
   const auto &attributes = largest.attribute<moe_linear>();
   const Operand &x = largest.input[0], &token_of = largest.input[2], &offsets = largest.input[3],
                 &residual = largest.input[4];
@@ -202,7 +210,7 @@ int64_t scratch(const Bank &bank, const Context &largest) {
   }
   if (residual)
     expect(residual.size() == y.size(), MOE_SHAPE_MISMATCH, "residual", std::to_string(y.size()), residual.size());
-  return sizes_of(bank, uses_int8(bank, attributes), y.rows, largest.threads).bytes;
+  return sizes_of(bank, uses_int8(bank, attributes), uses_bf16(kernels, attributes), y.rows, largest.threads).bytes;
 }
 
 void run(const Kernels &kernels, const Bank &bank, const Context &context) {
@@ -212,6 +220,7 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   Call call{};
   call.slots = &bank.slot(0);
   call.int8 = uses_int8(bank, attributes);
+  call.bf16 = uses_bf16(kernels, attributes);
   call.activation = attributes.activation;
   call.x = x.as<float>();
   call.x_rows = x.rows;
@@ -220,12 +229,12 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   call.residual = context.input[4] ? context.input[4].as<float>() : nullptr;
   call.y = y.as<float>();
   call.y_width = y.width;
-  const Sizes sizes = sizes_of(bank, call.int8, y.rows, context.threads);
+  const Sizes sizes = sizes_of(bank, call.int8, call.bf16, y.rows, context.threads);
   call.forms = sizes.forms;
   std::byte *const scratch = context.scratch;
   auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
   const Forms &forms = call.forms;
-  const bool dense = forms.floats < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
+  const bool dense = forms.floats < 0 && forms.pairs < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
   const int height = !call.int8 ? kernels.rows_exact : dense ? kernels.rows_dense_int8 : kernels.rows_int8;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;

@@ -11,7 +11,7 @@ namespace moe::cpu::linear {
 bool uses_int8(const Bank &bank, const moe_linear &attributes);
 // Bytes of scratch at `largest` sizes; throws MOE_INVALID_ARGUMENT or MOE_SHAPE_MISMATCH where operands do not fit the
 // bank.
-int64_t scratch(const Bank &bank, const Context &largest);
+int64_t scratch(const Kernels &kernels, const Bank &bank, const Context &largest);
 // input[1], the bank, comes apart; the other operands are those of operations.h.
 void run(const Kernels &kernels, const Bank &bank, const Context &context);
 

@@ -1,4 +1,4 @@
-// The linear kernels and the probes compiled for avx512 with AMX's tiles: the vocabulary first, then the algorithms.
+// The linear kernels and the probes compiled for avx512bf16 with AMX's tiles: the vocabulary first, then the algorithms.
 #define MOE_ISA amx
 #include "simd/amx.h"
 #include "simd/avx512.h"

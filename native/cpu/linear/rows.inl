@@ -23,6 +23,17 @@ void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to)
   for (int64_t k = in; k < padded; ++k) to[k * rows] = 0.0f;
 }
 
+// The same rounded to bf16, in pairs.
+void round_row(const float *x, int64_t in, int64_t padded, int rows, int row, std::byte *to) {
+  if (!x) in = 0;
+  for (int64_t k = 0; k < padded; k += width) {
+    alignas(64) uint16_t piece[width];
+    store_bf16(piece, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
+    for (int64_t i = 0; i < width && k + i < padded; i += 2)
+      __builtin_memcpy(to + ((k + i) / 2 * rows + row) * 4, piece + i, 4);
+  }
+}
+
 // max|x| / 127 over [begin, end); NaN where a value is not finite, so that the row's results are NaN.
 float step_of(const float *x, int64_t begin, int64_t end) {
   Vec most = zero();
@@ -105,8 +116,11 @@ void quantize_in_order(const Runs &runs, int64_t stride, int rows, int row, std:
     for (int64_t k = begin; k < stop; k += width) {
       alignas(64) int8_t piece[width];
       store_bytes(piece, step > 0.0f ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints());
-      for (int64_t i = 0; i < width && k + i < stop; ++i) {
-        codes[k + i] = static_cast<std::byte>(static_cast<uint8_t>(piece[i]) ^ 0x80);
+      for (int i = 0; i < width; i += 4) {  // what lies past the inputs is written below
+        uint32_t four;
+        __builtin_memcpy(&four, piece + i, 4);
+        four ^= 0x80808080u;
+        __builtin_memcpy(codes + k + i, &four, 4);
       }
     }
     steps[b * rows + row] = step;
@@ -128,6 +142,7 @@ void prepare(const Call &call, const RowBlock &block) {
       float *const to = reinterpret_cast<float *>(block.form(forms.floats)) + r;
       gather_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, to);
     }
+    if (forms.pairs >= 0) round_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, r, block.form(forms.pairs));
     if (forms.rows >= 0) {
       gather_row(x, slot.in, forms.stride, 1, reinterpret_cast<float *>(block.form(forms.rows)) + r * forms.stride);
     }

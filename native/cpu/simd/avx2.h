@@ -179,14 +179,15 @@ MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) {
 inline constexpr int lookup_floats = 8;
 MOE_INLINE Vec lookup(const float *p, Ints index) { return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), index.v)}; }
 MOE_INLINE Vec gather(const float *p, Ints index) { return {_mm256_i32gather_ps(p, index.v, 4)}; }
-// byte i: p[index[i]] of bytes below 16, or 32; all of them must be readable.
-MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+// byte i: p[index[i]] of bytes below near_bytes, or far_bytes; all of them must be readable.
+inline constexpr int near_bytes = 16, far_bytes = 32;
+MOE_INLINE Ints lookup_near(const void *p, Ints index) {
   const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i *>(p)));
   return {_mm256_shuffle_epi8(table, index.v)};
 }
-MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top bit is set gives 0
+MOE_INLINE Ints lookup_far(const void *p, Ints index) {  // a byte whose top bit is set gives 0
   const Ints low = {_mm256_add_epi8(index.v, _mm256_set1_epi8(0x70))}, high = sub_bytes(index, {_mm256_set1_epi8(16)});
-  const Ints a = lookup_bytes16(p, low), b = lookup_bytes16(static_cast<const char *>(p) + 16, high);
+  const Ints a = lookup_near(p, low), b = lookup_near(static_cast<const char *>(p) + 16, high);
   return {_mm256_or_si256(a.v, b.v)};
 }
 

@@ -1,4 +1,5 @@
-// The vocabulary on AVX-512 (F, BW, DQ, VL, VNNI): 16 floats, 16 int32 or 64 bytes a vector, 32 registers.
+// The vocabulary on AVX-512 (F, BW, DQ, VL, VNNI): 16 floats, 16 int32 or 64 bytes a vector, 32 registers. A unit that is
+// compiled for VBMI and BF16 as well has look-ups of 64 bytes and products of bf16 (the set avx512bf16).
 #pragma once
 #include <immintrin.h>
 
@@ -140,20 +141,45 @@ inline constexpr int dot_excess = 0;
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
 
+#ifdef __AVX512BF16__
+#define MOE_BF16_PAIRS  // for what is only compiled where there are products of bf16
+// lane i: sum + Σ_{j<2} a[2i + j] · b[2i + j], of bf16; subnormal numbers count as 0.
+MOE_INLINE Vec dot_pairs(Vec sum, Ints a, Ints b) {
+  return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+// Two vectors of 32 16-bit elements to the pairs of elements i of both: those of 0 … 15, then of 16 … 31.
+MOE_INLINE void make_pairs(Ints a, Ints b, Ints (&pairs)[2]) {
+  const __m512i first_pair = _mm512_set1_epi32(0x00200000);  // element 0 of a, then of b
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i low = _mm512_add_epi32(first_pair, _mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x00010001)));
+  pairs[0] = {_mm512_permutex2var_epi16(a.v, low, b.v)};
+  pairs[1] = {_mm512_permutex2var_epi16(a.v, _mm512_add_epi32(low, _mm512_set1_epi32(0x00100010)), b.v)};
+}
+#endif
+
 // lane i: p[index[i]]; `lookup`: of indices below lookup_floats, all of which must be readable.
 inline constexpr int lookup_floats = 16;
 MOE_INLINE Vec lookup(const float *p, Ints index) { return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(p))}; }
 MOE_INLINE Vec gather(const float *p, Ints index) { return {_mm512_i32gather_ps(index.v, p, 4)}; }
-// byte i: p[index[i]] of bytes below 16, or 32; all of them must be readable.
-MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+// byte i: p[index[i]] of bytes below near_bytes, or far_bytes; all of them must be readable.
+#ifdef __AVX512VBMI__
+inline constexpr int near_bytes = 64, far_bytes = 64;
+MOE_INLINE Ints lookup_near(const void *p, Ints index) {
+  return {_mm512_permutexvar_epi8(index.v, _mm512_loadu_si512(p))};
+}
+MOE_INLINE Ints lookup_far(const void *p, Ints index) { return lookup_near(p, index); }
+#else
+inline constexpr int near_bytes = 16, far_bytes = 32;
+MOE_INLINE Ints lookup_near(const void *p, Ints index) {
   const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i *>(p)));
   return {_mm512_shuffle_epi8(table, index.v)};
 }
-MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {  // a byte whose top bit is set gives 0
+MOE_INLINE Ints lookup_far(const void *p, Ints index) {  // a byte whose top bit is set gives 0
   const Ints low = {_mm512_add_epi8(index.v, _mm512_set1_epi8(0x70))}, high = sub_bytes(index, {_mm512_set1_epi8(16)});
-  const Ints a = lookup_bytes16(p, low), b = lookup_bytes16(static_cast<const char *>(p) + 16, high);
+  const Ints a = lookup_near(p, low), b = lookup_near(static_cast<const char *>(p) + 16, high);
   return {_mm512_or_si512(a.v, b.v)};
 }
+#endif
 
 }  // namespace moe::cpu::MOE_ISA
 

@@ -160,11 +160,12 @@ MOE_INLINE Vec gather(const float *p, Ints index) {
   alignas(16) float whole[width] = {p[index.v[0]], p[index.v[1]], p[index.v[2]], p[index.v[3]]};
   return load(whole);
 }
-// byte i: p[index[i]] of bytes below 16, or 32; all of them must be readable.
-MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+// byte i: p[index[i]] of bytes below near_bytes, or far_bytes; all of them must be readable.
+inline constexpr int near_bytes = 16, far_bytes = 32;
+MOE_INLINE Ints lookup_near(const void *p, Ints index) {
   return ints(vqtbl1q_u8(vld1q_u8(static_cast<const uint8_t *>(p)), bytes(index)));
 }
-MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) {
+MOE_INLINE Ints lookup_far(const void *p, Ints index) {
   return ints(vqtbl2q_u8(vld1q_u8_x2(static_cast<const uint8_t *>(p)), bytes(index)));
 }
 

@@ -199,15 +199,16 @@ MOE_INLINE Vec lookup(const float *p, Ints index) {
   return {Floats4{p[index.v[0]], p[index.v[1]], p[index.v[2]], p[index.v[3]]}};
 }
 MOE_INLINE Vec gather(const float *p, Ints index) { return lookup(p, index); }
-// byte i: p[index[i]] of bytes below 16, or 32.
-MOE_INLINE Ints lookup_bytes16(const void *p, Ints index) {
+// byte i: p[index[i]] of bytes below near_bytes, or far_bytes.
+inline constexpr int near_bytes = 32, far_bytes = 32;
+MOE_INLINE Ints lookup_near(const void *p, Ints index) {
   const auto *const from = static_cast<const uint8_t *>(p);
   Bytes16 found;
   const Bytes16 at = bits<Bytes16>(index.v);
   for (int i = 0; i < 16; ++i) found[i] = from[at[i]];
   return {bits<Ints4>(found)};
 }
-MOE_INLINE Ints lookup_bytes32(const void *p, Ints index) { return lookup_bytes16(p, index); }
+MOE_INLINE Ints lookup_far(const void *p, Ints index) { return lookup_near(p, index); }
 
 }  // namespace moe::cpu::plain
 

@@ -68,7 +68,9 @@ enum moe_activation {
  * an ordinary number (step NaN, codes 0). Inner sums are exact:
  *   Σ_blocks step · (scale · Σ code_w·code_x − offset · Σ code_x);   under an outer scale
  *   step · outer · Σ scale·code_w·code_x.
- * A, B and float parts see x itself. MOE_AUTO: what the device does best. */
+ * A, B and float parts see x itself.
+ * mode MOE_AUTO: what the device does best, which may be either; dense parts stored in BF16 may see x, and B in BF16 may
+ * see A·x, rounded to bf16 (half even), with subnormal numbers as 0, and sums in f32. */
 typedef struct {
   int32_t activation, mode;
   int32_t dtype; /* of y */

@@ -1,10 +1,11 @@
 /** linear over every part of a bank, alone and together: low rank, kept rows, n:m sparse, shared bases, dual-grained scales. */
-import { type Activation, formatName, type WeightFormat, type WeightSpec } from '../../../lib/index.ts';
+import { type Activation, type Dtype, formatName, type WeightFormat, type WeightSpec } from '../../../lib/index.ts';
 import type { Parts } from '../bank-data.ts';
+import type { BoundName } from '../compare.ts';
 import type { Case } from '../kit.ts';
 import { rowsBelow } from '../kit.ts';
 
-type Mode = 'exact' | 'int8';
+type Mode = 'exact' | 'int8' | 'auto';
 
 const f32: WeightFormat = { format: 'f32' };
 const f16: WeightFormat = { format: 'f16' };
@@ -57,23 +58,25 @@ interface Sizes extends Pick<WeightSpec, 'inOf' | 'outOf' | 'bias'> {
   /** Of y. */
   out: number;
   activation?: Activation;
+  x?: Dtype;
+  bound?: BoundName;
   /** One dense matrix where absent. */
   experts?: number;
   topK?: number;
 }
 
 function linear(title: string, parts: Parts, mode: Mode, sizes: Sizes): Case {
-  const { tokens, in: width, out, activation = 'none', experts, topK = 4, ...others } = sizes;
+  const { tokens, in: width, out, activation = 'none', x: dtype = 'f32', bound, experts, topK = 4, ...others } = sizes;
   const gated = activation === 'swiglu' || activation === 'geglu';
   const slots = experts ?? 1;
   return {
     title: `${experts ? 'grouped, ' : ''}${nameOf(parts)} ${mode}, ${title}`,
-    bound: activation === 'none' || activation === 'relu' ? 'sum' : 'chain',
+    bound: bound ?? (activation === 'none' || activation === 'relu' ? 'sum' : 'chain'),
     k: width,
     async build(k) {
       const weight = await k.weight({ in: width, out: gated ? 2 * out : out, slots, gated, ...parts, ...others });
-      const x = k.x(tokens, width);
-      if (!experts) return k.output('y', k.g.linear(x, weight, { mode, activation }));
+      const x = k.x(tokens, width, dtype);
+      if (!experts) return k.output('y', k.g.linear(x, weight, { mode, activation, dtype: 'f32' }));
       const routing = k.g.route(k.x(tokens, experts, 'f32', 'logits'), { experts, topK });
       k.output('y', k.g.linear(x, weight, { routing, mode, activation }), rowsBelow('offsets'));
       k.output('offsets', routing.offsets);
@@ -87,7 +90,25 @@ const ragged = (slots: number, most: number): number[] => Array.from({ length: s
 const even = (slots: number, most: number): number[] =>
   Array.from({ length: slots }, (_, s) => 2 + 2 * ((s * 5) % (most / 2)));
 
+// What is rounded to bf16 in mode auto: x, which already is what it would be rounded to, and A·x.
+const autoCases: readonly Case[] = [
+  ...[1, 5, 60].flatMap((tokens) => [
+    linear('x in bf16', { format: bf16 }, 'auto', { tokens, in: 511, out: 257, x: 'bf16' }),
+    linear('x in bf16', rows(23, bf16), 'auto', { tokens, in: 257, out: 72, x: 'bf16' }),
+    linear('x in f32', { format: bf16 }, 'auto', { tokens, in: 511, out: 60, bound: 'rounded' }),
+    linear('x in f32', { lowRank: { rank: 37 } }, 'auto', { tokens, in: 257, out: 72, bound: 'rounded' }),
+  ]),
+  linear('some experts', { format: bf16, lowRank: { rank: 8 } }, 'auto', {
+    tokens: 33,
+    in: 60,
+    out: 72,
+    experts: 6,
+    bound: 'rounded',
+  }),
+];
+
 export const parts: readonly Case[] = [
+  ...autoCases,
   ...forms.flatMap((form) =>
     modesOf(form).flatMap((mode) => [
       linear('one token, 511 → 257', form, mode, { tokens: 1, in: 511, out: 257 }),

@@ -1,0 +1,10 @@
+// The linear kernels and the probes compiled for avx512 with VBMI and BF16: the vocabulary first, then the algorithms.
+#define MOE_ISA avx512bf16
+#include "simd/avx512.h"
+// The algorithms come after it.
+#include "linear/kernels.inl"
+#include "probes.h"
+namespace moe::cpu::avx512bf16 {
+extern const Probes probes;
+}
+#include "probes.inl"
