@@ -10,16 +10,17 @@ namespace moe::cpu::linear {
 // Where each form of the rows lies in a prepared block, as bytes a row: form f of a block of R rows starts at R · f.
 // −1: no part of the bank reads it. stride = row_stride(…) of the bank; runs: sums of integers that share a step.
 //   floats  f32 [padded][R]                     dense matrices in exact mode or of floats
-//   pairs   bf16 [padded / 2][R][2]             dense matrices of bf16, where Call::bf16
+//   rounded bf16 [R][stride]                    dense and sparse parts of bf16, where Call::bf16
 //   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
 //   base, kept
 //           codes [padded / d][R][d], d = 4, or of least_tile_rows rows and more where there are tiles, their depth;
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
-//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as `pairs` where B is
+//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as
+//           bf16 [R][32 · tiles of A] where B is
 //           multiplied so
 struct Forms {
-  int64_t floats = -1, pairs = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
+  int64_t floats = -1, rounded = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
   int64_t stride = 0;
 };
 
@@ -48,8 +49,10 @@ struct Call {
 };
 
 // Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of up to `segment_rows` rows.
-inline constexpr int segment_rows = 96;
+inline constexpr int segment_rows = 144;
 inline constexpr int widened_inputs = 128;
+// Inputs that one look-up of bf16 can choose from.
+inline constexpr int pair_window = 32;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 
 // Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx.inl) 64 inputs ×

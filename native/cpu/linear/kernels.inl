@@ -19,7 +19,8 @@
 #include "linear/amx.inl"
 #endif
 #include "linear/sparse_places.inl"
-// Two ways to multiply by them.
+// The ways to multiply by them.
+#include "linear/sparse_bf16.inl"
 #include "linear/sparse_exact.inl"
 #include "linear/sparse_int8.inl"
 // The choice.

@@ -57,17 +57,26 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   if (integer(base)) forms.base = place(code_bytes(bank, *base));
   if (integer(kept))
     forms.kept = integer(base) && same_codes(*base, *kept) ? forms.base : place(code_bytes(bank, *kept));
+  // A window of look-ups that starts at any input can be read.
+  forms.stride = align_up(checked_add(bank.in(), std::max(sparse ? sparse->m : 0, 64), "in"));
+  const auto rounded = [&](const moe_part *form) { return bf16 && form->store == MOE_BF16; };
+  const auto round = [&] {
+    if (forms.rounded < 0) forms.rounded = place(forms.stride * 2);
+  };
   for (const moe_part *form : {base, kept, bank.form(MOE_PART_FACTOR_IN)}) {
     if (!form || integer(form)) continue;
-    const bool pairs = bf16 && form->store == MOE_BF16;
-    int64_t &at = pairs ? forms.pairs : forms.floats;
-    if (at < 0) at = place(align_up(bank.in(), 8) * (pairs ? 2 : 4));
+    if (rounded(form)) {
+      round();
+    } else if (forms.floats < 0) {
+      forms.floats = place(align_up(bank.in(), 8) * 4);
+    }
   }
   if (sparse) {
-    forms.stride = align_up(checked_add(bank.in(), std::max(sparse->m, 64), "in"));
     const int64_t groups = sparse->group ? ceil_divide(bank.in(), sparse->group) : 1;
     if (integer(sparse)) {
       forms.sparse = place(forms.stride + 4 * groups);
+    } else if (rounded(sparse) && bank.slot(0).sparse.pair_reach <= pair_window) {
+      round();
     } else {
       forms.rows = place(forms.stride * 4);
     }
@@ -234,7 +243,7 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   std::byte *const scratch = context.scratch;
   auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
   const Forms &forms = call.forms;
-  const bool dense = forms.floats < 0 && forms.pairs < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
+  const bool dense = forms.floats < 0 && forms.rounded < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
   const int height = !call.int8 ? kernels.rows_exact : dense ? kernels.rows_dense_int8 : kernels.rows_int8;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;

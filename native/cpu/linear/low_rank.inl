@@ -6,35 +6,27 @@ namespace moe::cpu::MOE_ISA {
 namespace {
 
 // Whether a matrix is multiplied with rows rounded to bf16.
-MOE_INLINE bool reads_pairs(const Call &call, const Matrix &matrix) {
+MOE_INLINE bool reads_rounded(const Call &call, const Matrix &matrix) {
   return bf16_products && call.bf16 && matrix.store == MOE_BF16;
 }
 
 // sums [rows][32] of each block, to rows [32 · index, …) of its `early` form.
 void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_t index, const float *sums) {
   const Slot &slot = call.slots[blocks[0].slot];
-  const bool pairs = index < slot.shrink.tile_count && reads_pairs(call, slot.expand);
+  const bool rounded = index < slot.shrink.tile_count && reads_rounded(call, slot.expand);
   for (int32_t i = 0; i < count; ++i) {
     const int32_t rows = blocks[i].rows;
     std::byte *const form = blocks[i].form(call.forms.early);
-    if (pairs) {
+    if (rounded) {
+      auto *const to = reinterpret_cast<uint16_t *>(form) + index * tile_outputs;
       for (int32_t r = 0; r < rows; ++r, sums += tile_outputs)
-        round_row(sums, tile_outputs, tile_outputs, rows, r, form + index * tile_outputs * rows * 2);
+        round_row(sums, tile_outputs, tile_outputs, to + r * slot.shrink.tile_count * tile_outputs);
       continue;
     }
     float *const to = reinterpret_cast<float *>(form) + index * tile_outputs * rows;
     for (int32_t r = 0; r < rows; ++r, sums += tile_outputs)
       for (int n = 0; n < tile_outputs; ++n) to[n * rows + r] = sums[n];
   }
-}
-
-// The same by what a matrix reads: its rows in f32, or rounded.
-void float_tile([[maybe_unused]] const Call &call, const Matrix &matrix, int64_t index, int64_t floats,
-                [[maybe_unused]] int64_t pairs, const RowBlock *blocks, int32_t count, float *widened, float *sums) {
-#if defined(MOE_BF16_PAIRS)
-  if (reads_pairs(call, matrix)) return bf16_tile(matrix, index, pairs, blocks, count, sums);
-#endif
-  exact_tile(matrix, index, floats, blocks, count, widened, sums);
 }
 
 // One tile of a dense matrix, sums += its product with the rows that it reads.
@@ -47,13 +39,23 @@ void dense_tile(const Call &call, const Matrix &matrix, int64_t index, int64_t c
     return int8_tile(matrix, index, codes_form, blocks, count, sums);
 #endif
   }
-  float_tile(call, matrix, index, call.forms.floats, call.forms.pairs, blocks, count, widened, sums);
+#if defined(MOE_BF16_PAIRS)
+  if (reads_rounded(call, matrix))
+    return bf16_tile(matrix, index, call.forms.rounded, call.forms.stride * 2, blocks, count, sums);
+#endif
+  exact_tile(matrix, index, call.forms.floats, blocks, count, widened, sums);
 }
 
 // sums += B·(A·x)
 void expand_tile(const Call &call, const Slot &slot, int64_t index, const RowBlock *blocks, int32_t count,
                  float *widened, float *sums) {
-  float_tile(call, slot.expand, index, call.forms.early, call.forms.early, blocks, count, widened, sums);
+#if defined(MOE_BF16_PAIRS)
+  if (reads_rounded(call, slot.expand)) {
+    const int64_t row_bytes = slot.shrink.tile_count * tile_outputs * 2;
+    return bf16_tile(slot.expand, index, call.forms.early, row_bytes, blocks, count, sums);
+  }
+#endif
+  exact_tile(slot.expand, index, call.forms.early, blocks, count, widened, sums);
 }
 
 }  // namespace

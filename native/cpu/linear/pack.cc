@@ -114,6 +114,7 @@ Sparse shape_sparse(const moe_part &part, int64_t in, int64_t rows, bool gated) 
   sparse.values = shape_matrix(part, checked_multiply(ceil_divide(in, part.m), part.n, "in"), rows, gated);
   // Whole steps of four can be read, of floats too.
   if (!sparse.values.integer()) sparse.values.tile_bytes = dtype_bytes(part.store, sparse.values.padded * tile_outputs);
+  sparse.in = in;
   sparse.m = part.m;
   sparse.group = part.group;
   sparse.place_bits = bits_of(part.m);
@@ -121,6 +122,7 @@ Sparse shape_sparse(const moe_part &part, int64_t in, int64_t rows, bool gated) 
   // Four values from a multiple of 4 on lie in one block, or in as many as they can touch.
   const int32_t blocks = part.n % 4 == 0 ? 1 : part.n == 1 ? 4 : 2;
   sparse.reach = blocks * part.m;
+  sparse.pair_reach = part.n % 2 == 0 ? part.m : 2 * part.m;
   return sparse;
 }
 

@@ -23,15 +23,11 @@ void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to)
   for (int64_t k = in; k < padded; ++k) to[k * rows] = 0.0f;
 }
 
-// The same rounded to bf16, in pairs.
-void round_row(const float *x, int64_t in, int64_t padded, int rows, int row, std::byte *to) {
+// The same rounded to bf16, in order; padded: a multiple of 16.
+void round_row(const float *x, int64_t in, int64_t padded, uint16_t *to) {
   if (!x) in = 0;
-  for (int64_t k = 0; k < padded; k += width) {
-    alignas(64) uint16_t piece[width];
-    store_bf16(piece, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
-    for (int64_t i = 0; i < width && k + i < padded; i += 2)
-      __builtin_memcpy(to + ((k + i) / 2 * rows + row) * 4, piece + i, 4);
-  }
+  for (int64_t k = 0; k < padded; k += width)
+    store_bf16(to + k, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
 }
 
 // max|x| / 127 over [begin, end); NaN where a value is not finite, so that the row's results are NaN.
@@ -142,7 +138,9 @@ void prepare(const Call &call, const RowBlock &block) {
       float *const to = reinterpret_cast<float *>(block.form(forms.floats)) + r;
       gather_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, to);
     }
-    if (forms.pairs >= 0) round_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, r, block.form(forms.pairs));
+    if (forms.rounded >= 0) {
+      round_row(x, slot.in, forms.stride, reinterpret_cast<uint16_t *>(block.form(forms.rounded)) + r * forms.stride);
+    }
     if (forms.rows >= 0) {
       gather_row(x, slot.in, forms.stride, 1, reinterpret_cast<float *>(block.form(forms.rows)) + r * forms.stride);
     }

@@ -13,6 +13,10 @@ namespace {
 void sparse_tile(const Call &call, const Sparse &sparse, int64_t index, const RowBlock *blocks, int32_t count,
                  float *widened, float *sums) {
   const int32_t store = sparse.values.store;
+#if defined(MOE_BF16_PAIRS)
+  if (call.bf16 && store == MOE_BF16 && sparse.pair_reach <= linear::pair_window)
+    return sparse_bf16_blocks(sparse, index, call.forms, blocks, count, widened, sums);
+#endif
   if (call.int8 && store == MOE_I4)
     return sparse_int8_blocks<true>(sparse, index, call.forms, blocks, count, widened, sums);
   if (call.int8 && store == MOE_I8)

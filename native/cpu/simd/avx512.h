@@ -147,6 +147,14 @@ MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
 MOE_INLINE Vec dot_pairs(Vec sum, Ints a, Ints b) {
   return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 }
+// To a register: the compiler would read it again as an operand of each use.
+MOE_INLINE Ints load_once(const void *p) {
+  Ints a = load_ints(p);
+  asm("" : "+v"(a.v));
+  return a;
+}
+// 16-bit element i: words[index[i]].
+MOE_INLINE Ints lookup_words(Ints words, Ints index) { return {_mm512_permutexvar_epi16(index.v, words.v)}; }
 // Two vectors of 32 16-bit elements to the pairs of elements i of both: those of 0 … 15, then of 16 … 31.
 MOE_INLINE void make_pairs(Ints a, Ints b, Ints (&pairs)[2]) {
   const __m512i first_pair = _mm512_set1_epi32(0x00200000);  // element 0 of a, then of b

@@ -97,7 +97,19 @@ const autoCases: readonly Case[] = [
     linear('x in bf16', rows(23, bf16), 'auto', { tokens, in: 257, out: 72, x: 'bf16' }),
     linear('x in f32', { format: bf16 }, 'auto', { tokens, in: 511, out: 60, bound: 'rounded' }),
     linear('x in f32', { lowRank: { rank: 37 } }, 'auto', { tokens, in: 257, out: 72, bound: 'rounded' }),
+    // One window of look-ups a pair of values, or none (2:64); a last value alone (1:8, 3:7).
+    ...[sparse(2, 4, bf16), sparse(1, 8, bf16), sparse(3, 7, bf16), sparse(2, 64, bf16)].map((form) =>
+      linear('x in bf16', form, 'auto', { tokens, in: 515, out: 257, x: 'bf16' }),
+    ),
   ]),
+  linear('some experts, widths differ', { ...sparse(2, 4, bf16), lowRank: { rank: 5 } }, 'auto', {
+    tokens: 60,
+    in: 72,
+    inOf: [72, 40, 36, 8, 68],
+    out: 72,
+    experts: 5,
+    bound: 'rounded',
+  }),
   linear('some experts', { format: bf16, lowRank: { rank: 8 } }, 'auto', {
     tokens: 33,
     in: 60,
