@@ -11,8 +11,8 @@
 // not see.
 // Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache.
 // Reached: 55 % of the f32 peak at 512 queries over 2048 keys, 8 heads over one (50 % each over its own); one query over
-// 2048 keys reads 38 GB/s of an f32 cache, 23 of bf16, where streaming gives 55 to 84 (AVX-512, 2 Zen 5 cores,
-// 2026-11-29; docs/performance.md). A core has too few lines under way for the short runs of a key head.
+// 2048 keys of 16 heads reads 30 GB/s of an f32 or bf16 cache, where streaming gives 37 to 54 (AVX-512, 2 Zen 5 cores,
+// 2026-11-29; docs/performance.md).
 
 namespace moe::cpu::MOE_ISA {
 
@@ -20,6 +20,9 @@ namespace moe::cpu::MOE_ISA {
 inline constexpr int row_block = registers >= 32 ? 4 : 2;
 // From so many rows on, a tile is copied to f32 before it is read again and again.
 inline constexpr int rows_worth_a_copy = 9;
+// While a tile is worked on, the next one is asked for into the second-level cache, so many keys at a time: its keys
+// between scores, its values between products with the values.
+inline constexpr int ask_keys = 8;
 
 struct Attention {
   const Context &c;
@@ -101,8 +104,17 @@ struct AttentionTask {
   int64_t first[attention_rows], end[attention_rows];  // keys that a row sees
   float maximum[attention_rows], total[attention_rows];
   const void *key[attention_keys], *value[attention_keys];
-  float *scores, *sums;  // [rows][attention_keys], [rows][padded]
+  const std::byte *next[2][attention_keys];  // keys and values of the next tile, where they lie in the caches
+  int64_t next_bytes;                        // of such a row
+  float *scores, *sums;                      // [rows][attention_keys], [rows][padded]
   int64_t head_dim, padded;
+
+  // Asks memory for rows j … j + ask_keys of the next tile: the hardware's own prefetch does not follow from one key head
+  // to the same head of the next position.
+  MOE_INLINE void ask(int which, int j) const {
+    for (int i = j; i < smaller(j + ask_keys, attention_keys); ++i)
+      for (int64_t b = 0; b < next_bytes; b += 64) __builtin_prefetch(next[which][i] + b, 0, 2);
+  }
 
   // Whether row r sees a key of the tile that begins at key `base`.
   bool sees(int r, int64_t base) const {
@@ -222,7 +234,11 @@ inline void weigh(const AttentionTask &task, int r, int64_t base) {
     const int64_t start = larger<int64_t>(task.first[r + m] - base, 0), end = smaller(task.end[r + m] - base, from);
     add_values<dtype, 1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
   }
-  add_values<dtype, M>(task, r, static_cast<int>(from), static_cast<int>(to));
+  const int step = r == 0 ? ask_keys : attention_keys;
+  for (int j = static_cast<int>(from); j < to; j += step) {
+    if (r == 0) task.ask(1, j);
+    add_values<dtype, M>(task, r, j, smaller(j + step, static_cast<int>(to)));
+  }
   for (int m = 0; m < M && M > 1; ++m) {
     const int64_t start = larger(task.first[r + m] - base, to),
                   end = smaller<int64_t>(task.end[r + m] - base, attention_keys);
@@ -240,6 +256,7 @@ inline void score_rows(const AttentionTask &task, int r, int count, int64_t base
     end = larger(end, smaller<int64_t>(task.end[m] - base, attention_keys));
   }
   for (int j = static_cast<int>(first) / 8 * 8; j < end; j += 8) {
+    if (r == 0) task.ask(0, j);
     if (count == row_block) {
       score_block<dtype, row_block, 1>(task, r, j);
       score_block<dtype, row_block, 1>(task, r, j + 4);
@@ -308,21 +325,32 @@ inline void attend(const Attention &f, const Share &share, std::byte *scratch) {
     from = smaller(from, range.first);
     to = larger(to, range.end);
   }
-  int64_t places[attention_keys];
-  for (int64_t base = from / attention_keys * attention_keys; base < to; base += attention_keys) {
+  const auto find = [&](int64_t base) {  // the rows of a tile, into task.next
+    int64_t places[attention_keys];
     f.places(f.sequence[share.first], base, from, to, places);
     for (int which = 0; which < 2; ++which) {
-      const std::byte *const cache = f.c.input[7 + which].as<const std::byte>() + share.kv * f.head_dim * f.cache_bytes;
+      const std::byte *const cache = f.c.input[7 + which].as<const std::byte>() + share.kv * task.next_bytes;
+      for (int j = 0; j < attention_keys; ++j)
+        task.next[which][j] =
+            places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : cache + places[j] * f.cache_bytes;
+    }
+  };
+  task.next_bytes = f.head_dim * f.cache_bytes;
+  const int64_t start = from / attention_keys * attention_keys;
+  if (start < to) find(start);
+  for (int64_t base = start; base < to; base += attention_keys) {
+    for (int which = 0; which < 2; ++which) {
       for (int j = 0; j < attention_keys; ++j) {
         const void *&row = which == 0 ? task.key[j] : task.value[j];
-        row = places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : cache + places[j] * f.cache_bytes;
-        if (places[j] < 0 || rows < rows_worth_a_copy) continue;
+        row = task.next[which][j];
+        if (row == zeros || rows < rows_worth_a_copy) continue;
         float *widened = wide[which] + j * f.at.padded;
         for (int64_t d = 0; d < f.head_dim; d += width)
           store(widened + d, load_any(row, f.c.input[7].dtype, d, f.head_dim - d));
         row = widened;
       }
     }
+    if (base + attention_keys < to) find(base + attention_keys);
     attend_tile<dtype>(f.a, task, rows, base);
   }
   for (int r = 0; r < rows; ++r) {
