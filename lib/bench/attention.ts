@@ -2,6 +2,7 @@
 import type { Device } from '../device/device.ts';
 import { MoeError } from '../errors.ts';
 import type { Value } from '../graph/value.ts';
+import { type CacheDtype, cacheForm } from '../model/kv-cache.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type Case, caseGroups } from './cases.ts';
 import { randomTensor } from './data.ts';
@@ -12,7 +13,7 @@ export interface AttentionBenchOptions {
   readonly tokens: readonly number[];
   /** In the cache after the call, at least the call's own tokens. */
   readonly keys: number;
-  readonly caches: readonly ('f32' | 'bf16' | 'f16')[];
+  readonly caches: readonly CacheDtype[];
   readonly warm: boolean;
 }
 
@@ -31,10 +32,13 @@ export function attentionGroups(
       const length = Math.max(keys, count);
       const pages = Math.ceil(length / 16);
       const width = kvHeads * headDim;
+      const form = cacheForm(dtype, kvHeads, headDim);
       const integers = (values: Int32Array): Promise<Tensor> =>
         Tensor.from(device, values, { dtype: 'i32', shape: [values.length] });
       const cache = (): Promise<Tensor> =>
-        dtype === 'f32' ? randomTensor(device, [pages, 16, width]) : Tensor.zeros(device, dtype, [pages, 16, width]);
+        dtype === 'f32'
+          ? randomTensor(device, [pages, 16, width])
+          : Tensor.zeros(device, form.dtype, [pages, 16, form.width]);
       // Token t of the call sees length − count + t + 1 keys.
       const pairs = count * (length - count) + (count * (count + 1)) / 2;
       return {
@@ -43,7 +47,7 @@ export function attentionGroups(
         build(g) {
           const input = (of: string): Value => g.input(of, 'i32', ['tokens']);
           const wide = (of: string, columns: number): Value => g.input(of, 'f32', ['tokens', columns]);
-          const state = (of: string): Value => g.state(of, dtype, [pages, 16, width]);
+          const state = (of: string): Value => g.state(of, form.dtype, [pages, 16, form.width]);
           const y = g.attention({
             q: wide('q', heads * headDim),
             k: wide('k', width),
@@ -71,7 +75,7 @@ export function attentionGroups(
           values: await cache(),
         }),
         cost: {
-          bytes: 2 * length * width * (dtype === 'f32' ? 4 : 2),
+          bytes: 2 * length * form.width * { f32: 4, f16: 2, bf16: 2, i8: 1 }[form.dtype],
           operations: { [dtype === 'f32' ? 'f32' : 'bf16']: 4 * heads * headDim * pairs },
         },
       };

@@ -16,6 +16,7 @@ import { type Group, type Timed, timeGroups } from '../bench/rows.ts';
 import { type BenchShape, benchShape, type OwnSizes, shapeNames } from '../bench/shapes.ts';
 import { unreadable } from '../checkpoint/files.ts';
 import type { Device } from '../device/device.ts';
+import { type CacheDtype, cacheDtypes } from '../model/kv-cache.ts';
 import { Model } from '../model/model.ts';
 import type { ActivationMode } from '../weight/format.ts';
 import { type ReportOptions, report } from './bench-report.ts';
@@ -122,9 +123,10 @@ const works: Readonly<Record<string, Work>> = {
   },
 };
 
-function cacheDtype({ text, format: { format } }: NamedFormat): 'f32' | 'bf16' | 'f16' {
-  if (format === 'f32' || format === 'bf16' || format === 'f16') return format;
-  throw new InvalidArgumentError(`expected a cache of f32, bf16 or f16, got ${text}`);
+function cacheDtype({ text, format: { format } }: NamedFormat): CacheDtype {
+  const found = cacheDtypes.find((dtype) => dtype === format);
+  if (found) return found;
+  throw new InvalidArgumentError(`expected a cache of ${cacheDtypes.join(', ')}, got ${text}`);
 }
 
 /** `node-moe bench`: what the kernels reach of the limits measured in the same run. */

@@ -6,7 +6,7 @@ import type { MlpWeights } from '../moe/loader.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { Weight } from '../weight/weight.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import { type CacheDtype, pageSize } from './kv-cache.ts';
+import { type CacheDtype, cacheForm, pageSize } from './kv-cache.ts';
 
 export interface LayerWeights {
   readonly inputNorm: Tensor;
@@ -142,7 +142,8 @@ export function buildAttention(
     const { clip } = config.attention;
     return clip === undefined ? y : graph.map('clamp', y, undefined, { alpha: -clip, beta: clip });
   };
-  const cacheShape = ['pages', pageSize, kvHeads * headDim];
+  const { dtype, width } = cacheForm(cache, kvHeads, headDim);
+  const cacheShape = ['pages', pageSize, width];
   const attended = graph.attention({
     q: graph.rotate(project(layer.query, layer.queryNorm), positions, frequencies, { heads, scale }),
     k: graph.rotate(project(layer.key, layer.keyNorm), positions, frequencies, { heads: kvHeads, scale }),
@@ -151,8 +152,8 @@ export function buildAttention(
     sequence,
     lengths,
     pages,
-    kCache: graph.state(`keys.${index}`, cache, cacheShape),
-    vCache: graph.state(`values.${index}`, cache, cacheShape),
+    kCache: graph.state(`keys.${index}`, dtype, cacheShape),
+    vCache: graph.state(`values.${index}`, dtype, cacheShape),
     heads,
     kvHeads,
     scale: headDim ** -0.5,

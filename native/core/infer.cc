@@ -198,8 +198,12 @@ void attention(Inference &in) {
   if (attention.kv_heads == 0) attention.kv_heads = attention.heads;
   if (attention.heads % attention.kv_heads != 0)
     refuse_attribute(in, "kvHeads", "a divisor of heads, " + std::to_string(attention.heads), attention.kv_heads);
-  for (const int slot : {0, 1, 2, 7, 8}) want_float(in, slot);
+  for (const int slot : {0, 1, 2}) want_float(in, slot);
   for (const int slot : {3, 4, 5, 6}) want_dtype(in, slot, MOE_I32);
+  const bool quantized = type_of(in, 7).dtype == MOE_I8;
+  if (!quantized && !dtype_float(type_of(in, 7).dtype))
+    throw Error(MOE_DTYPE_MISMATCH, operand_name(in, 7), "f32, f16, bf16 or i8",
+                print_type(type_of(in, 7), in.symbols));
   want_shape(in, 0, {"tokens", "heads·headDim"});
   const moe_dim &tokens = dim_of(in, 0, 0);
   const int64_t width = head_width(in, 0, attention.heads);
@@ -213,9 +217,11 @@ void attention(Inference &in) {
     throw Error(MOE_SHAPE_MISMATCH, operand_name(in, 6),
                 "a multiple of " + print_dim(sequences, in.symbols) + " sequences",
                 print_type(type_of(in, 6), in.symbols));
-  want_shape(in, 7, {"pages", "pageSize", kv_width});
+  const int64_t cache_width =
+      quantized ? checked_add(kv_width, checked_multiply(attention.kv_heads, 4, "kCache"), "kCache") : kv_width;
+  want_shape(in, 7, {"pages", "pageSize", cache_width});
   want_dtype(in, 8, type_of(in, 7).dtype);
-  want_shape(in, 8, {dim_of(in, 7, 0), dim_of(in, 7, 1), kv_width});
+  want_shape(in, 8, {dim_of(in, 7, 0), dim_of(in, 7, 1), cache_width});
   for (const int slot : {7, 8}) want_state(in, slot);
   if (in.input[7] == in.input[8]) refuse_operand(in, 8, "a state of its own", "that of kCache");
   if (attention.scale == 0) attention.scale = static_cast<float>(1 / __builtin_sqrt(static_cast<double>(width)));

@@ -27,6 +27,8 @@ export interface Case {
   readonly bound: BoundName;
   /** Length of the sums; default 1. */
   readonly k?: number;
+  /** Devices that refuse it as UNSUPPORTED. */
+  readonly refusedBy?: readonly string[];
   build(kit: Kit): Promise<void> | void;
 }
 

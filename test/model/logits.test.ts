@@ -116,9 +116,22 @@ describe('Model.logits', () => {
     const { layers } = await halved.trace(text, { include: ['hidden'] });
     assert.equal(layers.length, 4);
     await assert.rejects(
-      Model.open(tinyModel, { device, cache: 'int8' as never }),
+      Model.open(tinyModel, { device, cache: 'int4' as never }),
       moeError('INVALID_ARGUMENT', /cache/),
     );
+  });
+
+  it('lose little to an int8 cache, a step a head', async () => {
+    const text = ids.subarray(0, 200);
+    await using exact = await Model.open(tinyModel, { device });
+    await using coded = await Model.open(tinyModel, { device, cache: 'int8' });
+    const [before, after] = [await exact.evaluate(text, { window: 128 }), await coded.evaluate(text, { window: 128 })];
+    const { headDim } = exact.config.attention;
+    assert.equal(coded.memory().cache * 4 * headDim, exact.memory().cache * (headDim + 4));
+    assert.notEqual(after.nll, before.nll);
+    assert.ok(Math.abs(after.nll - before.nll) < 0.005, `${after.nll - before.nll}`);
+    const { data } = await coded.logits(text);
+    assert.deepEqual(await stepByStep(coded, text, 'int8'), data);
   });
 
   it('keep their keys and values when the cache grows', async () => {

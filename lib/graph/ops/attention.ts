@@ -16,7 +16,7 @@ export interface AttentionOptions {
   lengths: Value;
   /** i32 [sequences·P], the pages of each sequence. */
   pages: Value;
-  /** State float [pages, page size, kvHeads·D]. */
+  /** State float [pages, page size, kvHeads·D]; or i8 [pages, page size, kvHeads·(D + 4)], codes and then an f32 step a head. */
   kCache: Value;
   vCache: Value;
   heads: number;

@@ -1,7 +1,6 @@
 // attention: a ragged batch of queries over a paged cache; operations.h has the formula.
 //
-// Layout: q, y f32 [T, heads·D]; k, v f32 [T, kv_heads·D]; caches [pages, page_size, kv_heads·D] in f32, f16 or bf16;
-// pages i32 [sequences·P].
+// Layout: q, y f32 [T, heads·D]; k, v f32 [T, kv_heads·D]; caches: attention_cache.inl; pages i32 [sequences·P].
 // A task takes a block of consecutive tokens of one sequence and up to `attention_rows` rows, a row being one token and
 // one of the heads that share a key head. It walks the keys in tiles of `attention_keys` that begin at multiples of it
 // in the sequence: all scores, then a softmax that rescales its sums where the maximum grows, then p·v. A tile for many
@@ -11,8 +10,8 @@
 // not see.
 // Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache.
 // Reached: 55 % of the f32 peak at 512 queries over 2048 keys, 8 heads over one (50 % each over its own); one query over
-// 2048 keys of 16 heads reads 30 GB/s of an f32 or bf16 cache, where streaming gives 37 to 54 (AVX-512, 2 Zen 5 cores,
-// 2026-11-29; docs/performance.md).
+// 2048 keys of 16 heads reads 30 GB/s of an f32 cache, 18 to 29 of bf16, 23 of i8, where streaming gives 37 to 54
+// (AVX-512, 2 Zen 5 cores, 2026-11-29; docs/performance.md).
 
 namespace moe::cpu::MOE_ISA {
 
@@ -24,80 +23,6 @@ inline constexpr int rows_worth_a_copy = 9;
 // between scores, its values between products with the values.
 inline constexpr int ask_keys = 8;
 
-struct Attention {
-  const Context &c;
-  const moe_attention &a;
-  AttentionScratch at;
-  int64_t tokens, head_dim, sequences, table, pages, page_size, cache_width, cache_bytes;
-  const int32_t *positions, *sequence, *lengths, *page_of;
-
-  explicit Attention(const Context &context)
-      : c(context), a(context.attribute<moe_attention>()), at(attention_scratch(context)) {
-    tokens = c.input[0].rows;
-    head_dim = c.input[0].width / a.heads;
-    positions = c.input[3].as<const int32_t>();
-    sequence = c.input[4].as<const int32_t>();
-    lengths = c.input[5].as<const int32_t>();
-    page_of = c.input[6].as<const int32_t>();
-    sequences = c.input[5].size();
-    table = sequences > 0 ? c.input[6].size() / sequences : 0;
-    pages = c.input[7].dim[0];
-    page_size = c.input[7].dim[1];
-    cache_width = c.input[7].dim[2];
-    cache_bytes = c.input[7].dtype == MOE_F32 ? 4 : 2;
-  }
-
-  // Element offset of a place of sequence s in a cache, or −1 where the tables say no such place.
-  int64_t place(int64_t s, int64_t page_index, int64_t within) const {
-    if (s < 0 || s >= sequences || page_index >= table) return -1;
-    const int64_t page = page_of[s * table + page_index];
-    return page >= 0 && page < pages ? (page * page_size + within) * cache_width : -1;
-  }
-  int64_t place(int64_t s, int64_t p) const {
-    return p < 0 || page_size <= 0 ? -1 : place(s, p / page_size, p % page_size);
-  }
-  // Those of the keys of a tile, −1 for keys that are not from ≤ key < to.
-  void places(int64_t s, int64_t base, int64_t from, int64_t to, int64_t *at) const {
-    const bool some = page_size > 0;
-    int64_t page_index = some ? base / page_size : 0, within = some ? base % page_size : 0;
-    for (int64_t key = base; key < base + attention_keys; ++key) {
-      *at++ = some && key >= from && key < to ? place(s, page_index, within) : -1;
-      if (++within < page_size) continue;
-      within = 0;
-      ++page_index;
-    }
-  }
-
-  // The keys a token sees: first ≤ j < end.
-  struct Range {
-    int64_t first, end;
-  };
-  Range visible(int64_t t) const {
-    const int64_t s = sequence[t], p = positions[t];
-    if (s < 0 || s >= sequences) return {0, 0};
-    int64_t end = smaller<int64_t>(lengths[s], table * page_size);
-    if (a.causal) end = smaller(end, p + 1);
-    const int64_t start = a.window > 0 ? larger<int64_t>(0, p - a.window + 1) : 0;
-    return {start, larger(start, end)};
-  }
-};
-
-// A task stores one key head's slice of one cache, all tokens in order: two tokens at one place leave the later one.
-inline void append(const Attention &f) {
-  const int64_t slices = 2 * f.a.kv_heads;
-  f.c.parallel_for(slices, f.tokens * f.cache_width * 4, [&](int64_t task, int) {
-    const int64_t which = task % 2, column = task / 2 * f.head_dim;
-    const Operand &from = f.c.input[1 + which], &cache = f.c.input[7 + which];
-    for (int64_t t = 0; t < f.tokens; ++t) {
-      const int64_t to = f.place(f.sequence[t], f.positions[t]);
-      if (to < 0) continue;
-      const float *row = from.as<const float>() + t * from.width + column;
-      for (int64_t d = 0; d < f.head_dim; d += width)
-        store_any(cache.data, cache.dtype, to + column + d, load_some(row + d, f.head_dim - d), f.head_dim - d);
-    }
-  });
-}
-
 // What a task works on. `key` and `value` point at the tile's rows, of the `dtype` that the functions below name.
 struct AttentionTask {
   const float *query[attention_rows];
@@ -106,7 +31,9 @@ struct AttentionTask {
   const void *key[attention_keys], *value[attention_keys];
   const std::byte *next[2][attention_keys];  // keys and values of the next tile, where they lie in the caches
   int64_t next_bytes;                        // of such a row
-  float *scores, *sums;                      // [rows][attention_keys], [rows][padded]
+  bool quantized;
+  alignas(64) float step[2][attention_keys], next_step[2][attention_keys];  // of the rows, where they are codes
+  float *scores, *sums;                                                     // [rows][attention_keys], [rows][padded]
   int64_t head_dim, padded;
 
   // Asks memory for rows j … j + ask_keys of the next tile: the hardware's own prefetch does not follow from one key head
@@ -133,13 +60,13 @@ MOE_INLINE void score_block(const AttentionTask &task, int r, int j) {
     Vec q[M];
     for (int m = 0; m < M; ++m) q[m] = load(task.query[r + m] + d);
     for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load_any(task.key[j + n], dtype, d, width);
+      const Vec k = load_cached(task.key[j + n], dtype, d, width);
       for (int m = 0; m < M; ++m) part[m][n] = fma(q[m], k, part[m][n]);
     }
   }
   if (const int64_t left = task.head_dim - d; left > 0) {
     for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load_any(task.key[j + n], dtype, d, left);
+      const Vec k = load_cached(task.key[j + n], dtype, d, left);
       for (int m = 0; m < M; ++m) part[m][n] = fma(load_part(task.query[r + m] + d, left), k, part[m][n]);
     }
   }
@@ -157,8 +84,10 @@ MOE_INLINE void value_block(const AttentionTask &task, int r, int64_t d, int64_t
     for (int n = 0; n < C; ++n) part[m][n] = load(task.sums + (r + m) * task.padded + d + n * width);
   for (int j = from; j < to; ++j) {
     Vec v[C];
-    const std::byte *const row = static_cast<const std::byte *>(task.value[j]) + d * (dtype == MOE_F32 ? 4 : 2);
-    for (int n = 0; n < C; ++n) v[n] = load_any(row, dtype, n * width, C > 1 ? width : left);
+    const std::byte *const row = static_cast<const std::byte *>(task.value[j]) + d * (dtype == MOE_I8    ? 1
+                                                                                      : dtype == MOE_F32 ? 4
+                                                                                                         : 2);
+    for (int n = 0; n < C; ++n) v[n] = load_cached(row, dtype, n * width, C > 1 ? width : left);
     for (int m = 0; m < M; ++m) {
       const Vec p = broadcast(task.scores[(r + m) * attention_keys + j]);
       for (int n = 0; n < C; ++n) part[m][n] = fma(p, v[n], part[m][n]);
@@ -178,7 +107,8 @@ inline void add_values(const AttentionTask &task, int r, int from, int to) {
   for (; d < task.head_dim; d += width) value_block<dtype, M, 1>(task, r, d, task.head_dim - d, from, to);
 }
 
-// Scores of row r in the tile that begins at key `base` become exp(score − maximum); the row's sums are rescaled where
+// Scores of row r in the tile that begins at key `base` become exp(score − maximum), times the step of a value that is
+// codes; the row's sums are rescaled where
 // it grew.
 inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t base) {
   float *scores = task.scores + r * attention_keys;
@@ -190,7 +120,7 @@ inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t b
   const Vec scale = broadcast(a.scale), cap = broadcast(a.soft_cap), lowest = broadcast(-infinity);
   Vec most = lowest;
   for (int j = 0; j < attention_keys; j += width) {
-    Vec s = mul(load(scores + j), scale);
+    Vec s = mul(load(scores + j), task.quantized ? mul(scale, load(task.step[0] + j)) : scale);
     if (a.soft_cap > 0) s = mul(cap, tanh(div(s, cap)));
     if (!whole) {
       const Vec at = add(load(index), broadcast(static_cast<float>(j)));
@@ -203,7 +133,7 @@ inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t b
   Vec added = zero();
   for (int j = 0; j < attention_keys; j += width) {
     const Vec p = exp(sub(load(scores + j), broadcast(after)));
-    store(scores + j, p);
+    store(scores + j, task.quantized ? mul(p, load(task.step[1] + j)) : p);
     added = add(added, p);
   }
   if (after != before) {
@@ -329,12 +259,18 @@ inline void attend(const Attention &f, const Share &share, std::byte *scratch) {
     int64_t places[attention_keys];
     f.places(f.sequence[share.first], base, from, to, places);
     for (int which = 0; which < 2; ++which) {
-      const std::byte *const cache = f.c.input[7 + which].as<const std::byte>() + share.kv * task.next_bytes;
-      for (int j = 0; j < attention_keys; ++j)
+      const Operand &cache = f.c.input[7 + which];
+      const std::byte *const head = cache.as<const std::byte>() + share.kv * task.next_bytes;
+      for (int j = 0; j < attention_keys; ++j) {
         task.next[which][j] =
-            places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : cache + places[j] * f.cache_bytes;
+            places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : head + places[j] * f.cache_bytes;
+        task.next_step[which][j] = 0;
+        if (f.quantized && places[j] >= 0)
+          __builtin_memcpy(&task.next_step[which][j], f.step_at(cache, places[j], share.kv), sizeof(float));
+      }
     }
   };
+  task.quantized = f.quantized;
   task.next_bytes = f.head_dim * f.cache_bytes;
   const int64_t start = from / attention_keys * attention_keys;
   if (start < to) find(start);
@@ -343,10 +279,11 @@ inline void attend(const Attention &f, const Share &share, std::byte *scratch) {
       for (int j = 0; j < attention_keys; ++j) {
         const void *&row = which == 0 ? task.key[j] : task.value[j];
         row = task.next[which][j];
+        task.step[which][j] = task.next_step[which][j];
         if (row == zeros || rows < rows_worth_a_copy) continue;
         float *widened = wide[which] + j * f.at.padded;
         for (int64_t d = 0; d < f.head_dim; d += width)
-          store(widened + d, load_any(row, f.c.input[7].dtype, d, f.head_dim - d));
+          store(widened + d, load_cached(row, f.c.input[7].dtype, d, f.head_dim - d));
         row = widened;
       }
     }
@@ -399,6 +336,8 @@ void attention(const Context &c) {
         return attend<MOE_F16>(f, share, scratch);
       case MOE_BF16:
         return attend<MOE_BF16>(f, share, scratch);
+      case MOE_I8:
+        return attend<MOE_I8>(f, share, scratch);
       default:
         return attend<MOE_F32>(f, share, scratch);
     }

@@ -4,6 +4,8 @@
 #include "operations/layout.h"
 //
 #include "operations/accumulate.inl"
+#include "operations/attention_cache.inl"
+//
 #include "operations/attention.inl"
 #include "operations/combine.inl"
 #include "operations/convolve.inl"

@@ -140,6 +140,7 @@ int64_t scratch_attention(const Device &device, const Node &node) {
                 std::to_string(size));
   if (attributes.heads > 65535)
     throw Error(MOE_UNSUPPORTED, "attention", "at most 65535 heads", std::to_string(attributes.heads));
+  if (node.input[7].dtype == MOE_I8) throw Error(MOE_UNSUPPORTED, "attention.kCache", "f32, f16 or bf16", "i8");
   if (page > INT32_MAX)
     throw Error(MOE_UNSUPPORTED, "attention", "pages of at most 2^31 - 1 keys", std::to_string(page));
   const Plan own = plan(device, node);

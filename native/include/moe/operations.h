@@ -93,7 +93,10 @@ typedef struct {
  * key: zeros. A visible key on a page out of range is zeros: it counts with score 0 and value 0.
  * in: q float [T, heads·D], k float [T, kv_heads·D], v float [T, kv_heads·D], positions i32 [T], sequence i32 [T],
  *     lengths i32 [sequences] (keys in the cache after this run), pages i32 [sequences·P],
- *     k_cache state float [pages, page_size, kv_heads·D], v_cache as k_cache
+ *     k_cache state float [pages, page_size, kv_heads·D] or i8 [pages, page_size, kv_heads·(D + 4)], v_cache as k_cache
+ * A place of an i8 cache holds the codes of all heads, then an f32 step a head (4 bytes, as the machine orders them). A
+ * stored head is quantized: step = max|x| / 127 in f32, code = round-half-even(x / step) in f32, within ±127, 0 where
+ * step is 0; with a NaN or an infinity step is NaN and the codes are 0. It is read as step · code.
  * out: y float [T, heads·D] */
 typedef struct {
   int32_t heads, kv_heads, causal, window;

@@ -35,7 +35,8 @@ function spoil(data: Float32Array, from: number, to: number): void {
 }
 
 function attend(title: string, options: Options): Case {
-  return { title, bound: 'chain', k: options.size, build: (k) => build(k, options) };
+  const refusedBy = options.cache === 'i8' ? ['cuda', 'simt'] : [];
+  return { title, bound: 'chain', k: options.size, refusedBy, build: (k) => build(k, options) };
 }
 
 async function build(k: Kit, options: Options): Promise<void> {
@@ -69,7 +70,7 @@ async function build(k: Kit, options: Options): Promise<void> {
     for (const token of tokens) spoil(data[0] as Float32Array, token * width, (token + 1) * width);
     return k.input(name, dtype, ['tokens', width], ...data);
   };
-  const caches = [pageCount, pageSize, kvHeads * size] as const;
+  const caches = [pageCount, pageSize, kvHeads * (cache === 'i8' ? size + 4 : size)] as const;
   const pastPlaces = new Set(
     past.flatMap((count, s) =>
       Array.from({ length: count }, (_, p) => {
@@ -123,6 +124,44 @@ export const attention: readonly Case[] = [
   attend('bf16 over an f32 cache', { ...small, dtype: 'bf16', runs: [[21], [1]] }),
   attend('f16 over an f16 cache', { ...small, dtype: 'f16', cache: 'f16', runs: [[21], [1]] }),
   attend('f32 over a bf16 cache', { ...small, cache: 'bf16', runs: [[21], [1]] }),
+  attend('f32 over an i8 cache, three sequences', {
+    ...small,
+    cache: 'i8',
+    runs: [
+      [21, 70, 1],
+      [1, 1, 1],
+      [2, 0, 9],
+    ],
+  }),
+  attend('bf16 over an i8 cache, heads of 128, 8 over one', {
+    heads: 8,
+    kvHeads: 1,
+    size: 128,
+    dtype: 'bf16',
+    cache: 'i8',
+    runs: [[150], [1], [2]],
+  }),
+  attend('f16 over an i8 cache, 5 heads over one, window, soft cap, pages of 3', {
+    heads: 10,
+    kvHeads: 2,
+    size: 37,
+    pageSize: 3,
+    window: 50,
+    softCap: 4,
+    dtype: 'f16',
+    cache: 'i8',
+    runs: [
+      [90, 4],
+      [1, 1],
+    ],
+  }),
+  attend('f32 over an i8 cache, a page that is none, values that are no numbers', {
+    ...small,
+    cache: 'i8',
+    runs: [[60], [1]],
+    spoiled: { v: [59], k: [58] },
+    pages: (pages) => pages.fill(-1, 1, 2),
+  }),
   attend('window of 5', {
     ...small,
     window: 5,
