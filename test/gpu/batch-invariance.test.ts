@@ -362,8 +362,9 @@ describe(`${name}: a run gives the same bits again, alone and beside another que
   for (const operation of Object.keys(cases) as Operation[]) {
     it(operation, async () => {
       // Some thirty of each, from the whole table.
-      const step = Math.ceil(cases[operation].length / 30);
-      for (const subject of cases[operation].filter((_, index) => index % step === 0)) {
+      const subjects = cases[operation].filter(({ refusedBy }) => !refusedBy?.includes(name));
+      const step = Math.ceil(subjects.length / 30);
+      for (const subject of subjects.filter((_, index) => index % step === 0)) {
         const alone = await run(device, subject);
         const [again, other] = await Promise.all([run(device, subject), run(beside, subject)]);
         assert.deepEqual(again, alone, `${subject.title}: again`);
