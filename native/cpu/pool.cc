@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -26,6 +28,12 @@ inline void relax() {
 #endif
 }
 
+// Tasks [next, end), read on by one thread: what its prefetch asked for ahead is its own. On a line of its own.
+struct alignas(64) Share {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
 }  // namespace
 
 // The slot of the one posted job. `busy` belongs to the caller that posts; `open` lets helpers in.
@@ -34,19 +42,34 @@ inline void relax() {
 struct Pool::State {
   std::atomic<bool> busy{false}, open{false};
   std::atomic<int> inside{0}, joined{0}, parked{0};
-  std::atomic<int64_t> next{0};
   std::atomic<uint64_t> generation{0};
   Task task = nullptr;
   void *body = nullptr;
-  int64_t tasks = 0;
   int threads = 0;
+  std::array<Share, most_helpers + 1> shares;
 
   std::mutex mutex;  // for parking only
   std::condition_variable wake;
   int helpers = 0;  // written by the holder of `busy`
 
+  void divide(int64_t tasks) {
+    const int64_t least = tasks / threads, more = tasks % threads;
+    for (int64_t i = 0, begin = 0; i < threads; ++i) {
+      Share &share = shares[static_cast<size_t>(i)];
+      share.next.store(begin, std::memory_order_relaxed);
+      share.end = begin += least + (i < more ? 1 : 0);
+    }
+  }
+
+  // The thread's own share, then what is left of the others'.
   void work(int thread) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(body, i, thread);
+    for (int i = 0; i < threads; ++i) {
+      Share &share = shares[static_cast<size_t>((thread + i) % threads)];
+      while (share.next.load(std::memory_order_relaxed) < share.end) {
+        const int64_t claimed = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (claimed < share.end) task(body, claimed, thread);
+      }
+    }
   }
 
   void help() {
@@ -116,14 +139,13 @@ void Pool::run(int64_t tasks, int threads, Task task, void *body) {
     for (int64_t i = 0; i < tasks; ++i) task(body, i, 0);
     return;
   }
-  if (threads > tasks) threads = static_cast<int>(tasks);
+  threads = static_cast<int>(std::min<int64_t>({threads, tasks, most_helpers + 1}));
   pool.grow(threads - 1);
   pool.task = task;
   pool.body = body;
-  pool.tasks = tasks;
   pool.threads = threads;
+  pool.divide(tasks);
   pool.joined.store(0);
-  pool.next.store(0);
   pool.open.store(true);
   pool.generation.fetch_add(1);
   if (pool.parked.load() > 0) {

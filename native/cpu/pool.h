@@ -1,8 +1,8 @@
 // The one thread pool of the process, shared by every device, queue and JavaScript worker.
 //
-// A caller posts a job (tasks 0 … n−1), takes part in it, and returns when all of it is done. Tasks are claimed one by
-// one, so the split never depends on timing in a way that a result could see: a task must not depend on which thread
-// runs it. Idle helpers spin for some microseconds, then park. While one caller's job is posted, another caller (or a
+// A caller posts a job (tasks 0 … n−1), takes part in it, and returns when all of it is done. Each thread has a run of
+// tasks, claims them one by one, and then those that are left of other runs; a task must not depend on which thread runs
+// it. Idle helpers spin for some microseconds, then park. While one caller's job is posted, another caller (or a
 // task that calls parallel_for itself) simply computes its own job alone: no waiting between callers, hence no
 // deadlock. The pool is never destroyed: helpers may still be parked when the process ends.
 #pragma once

@@ -18,7 +18,7 @@ namespace moe::cpu::linear {
 namespace {
 
 constexpr int64_t most_pass_rows = 1024, most_pass_bytes = int64_t{16} << 20;
-constexpr int64_t task_products = 256 * 1024;  // multiply-adds worth a claim
+constexpr int64_t task_products = 32 * 1024;  // multiply-adds worth a claim
 
 // Blocks of a chunk or a segment, with their tiles.
 struct Span {
