@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -35,6 +36,19 @@ TEST_CASE("pool: no two tasks at once share a thread index") {
     });
   }
   CHECK(alone.load());
+}
+
+TEST_CASE("pool: the tasks of a thread that is late are done by the others") {
+  constexpr int64_t tasks = 64;
+  std::atomic<int64_t> done{0};
+  int64_t before = 0;  // tasks that ended while the first one, with half of all behind it, did not
+  Pool::shared().parallel_for(tasks, 2, [&](int64_t task, int) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (task == 0 && done.load() < tasks - 1 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    if (task == 0) before = done.load();
+    done.fetch_add(1);
+  });
+  CHECK(before == tasks - 1);
 }
 
 TEST_CASE("pool: what the tasks wrote is seen by the caller") {
