@@ -51,7 +51,7 @@ struct Call {
 // Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of up to `segment_rows` rows.
 inline constexpr int segment_rows = 144;
 inline constexpr int widened_inputs = 128;
-// Inputs that one look-up of bf16 can choose from.
+// bf16 inputs that one look-up can choose from: a step of sparse values that reaches farther is multiplied in f32.
 inline constexpr int pair_window = 32;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 

@@ -75,7 +75,7 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
     const int64_t groups = sparse->group ? ceil_divide(bank.in(), sparse->group) : 1;
     if (integer(sparse)) {
       forms.sparse = place(forms.stride + 4 * groups);
-    } else if (rounded(sparse) && bank.slot(0).sparse.pair_reach <= pair_window) {
+    } else if (rounded(sparse) && bank.slot(0).sparse.reach <= pair_window) {
       round();
     } else {
       forms.rows = place(forms.stride * 4);

@@ -122,7 +122,6 @@ Sparse shape_sparse(const moe_part &part, int64_t in, int64_t rows, bool gated) 
   // Four values from a multiple of 4 on lie in one block, or in as many as they can touch.
   const int32_t blocks = part.n % 4 == 0 ? 1 : part.n == 1 ? 4 : 2;
   sparse.reach = blocks * part.m;
-  sparse.pair_reach = part.n % 2 == 0 ? part.m : 2 * part.m;
   return sparse;
 }
 

@@ -87,6 +87,10 @@ void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::by
       alignas(64) int8_t piece[width];
       const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
+      if (rows == 1 && end - k >= width) {  // nothing lies between
+        store_bytes(reinterpret_cast<int8_t *>(form + k), code);
+        continue;
+      }
       store_bytes(piece, code);
       for (int64_t i = 0; i < width && k + i < end; i += 4) {
         __builtin_memcpy(to + within, piece + i, 4);

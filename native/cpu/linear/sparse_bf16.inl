@@ -6,7 +6,7 @@ namespace moe::cpu::MOE_ISA {
 namespace {
 
 #if defined(MOE_BF16_PAIRS)
-// Two values of each output, and where their inputs lie in the window that starts at `start`.
+// Two values of each output, and where their inputs lie in a window of x.
 struct SparsePair {
   Ints place[vectors], value[vectors];
 };
@@ -17,28 +17,31 @@ class SparsePairs {
   MOE_INLINE SparsePairs(const Sparse &sparse, int64_t tile)
       : sparse_(sparse), tile_(sparse.values.tiles + tile * sparse.values.tile_bytes), places_(sparse, tile) {}
 
-  // Values k and k + 1, k even. start: the first input that they may need; a whole window's first where they all lie in it.
-  MOE_INLINE SparsePair at(int64_t k, int32_t *start) const {
-    const int32_t first = sparse_.blocks[k];
-    // A last value alone meets the zero behind the inputs.
-    const bool alone = k + 1 == sparse_.values.in;
-    const int32_t second = alone ? static_cast<int32_t>(sparse_.in) : sparse_.blocks[k + 1];
-    const int32_t over = first % linear::pair_window;
-    const bool within = over + (alone ? second - first + 1 : sparse_.pair_reach) <= linear::pair_window;
-    *start = within ? first - over : first;
-    const Ints begin = broadcast_ints((first - *start) | (second - *start) << 16);
-    const Ints mask = broadcast_ints(alone ? 0xff : 0x00ff00ff);
-    SparsePair pair;
+  int64_t count() const { return (sparse_.values.in + 1) / 2; }
+  // Pairs i and i + 1, i even; gives where their window starts: a whole one's first input where they all lie in it.
+  MOE_INLINE int32_t step(int64_t i, SparsePair &low, SparsePair &high) const {
+    const int64_t k = 2 * i, left = sparse_.values.in - k;
+    const int32_t first = sparse_.blocks[k], over = first % linear::pair_window;
+    auto from_first = static_cast<uint32_t>(sparse_.spread[i / 2]);
+    if (left == 1 || left == 3)  // the last value's companion is the zero behind the inputs
+      from_first |= static_cast<uint32_t>(sparse_.in - first) << (8 * left);
+    const bool whole = left >= 4 && over + sparse_.reach <= linear::pair_window;
+    if (whole) from_first += static_cast<uint32_t>(over) * 0x01010101u;
+    const Ints begin = broadcast_ints(static_cast<int32_t>(from_first));
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
-      const Ints places = shift_right(places_.step(k / 4, v), static_cast<int>(k & 2) * 8);
-      const Ints apart =
-          add(bit_and(places, broadcast_ints(0xff)), shift_left<8>(bit_and(places, broadcast_ints(0xff00))));
-      pair.place[v] = add(bit_and(apart, mask), begin);
+      const Ints places = add(places_.step(i / 2, v), begin);
+      low.place[v] = words_of<0>(places);
+      high.place[v] = words_of<1>(places);
     }
     const std::byte *const values = tile_ + k * tile_outputs * 2;
-    make_pairs(load_ints(values), alone ? zero_ints() : load_ints(values + tile_outputs * 2), pair.value);
-    return pair;
+    constexpr int64_t line = tile_outputs * 2;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) __builtin_prefetch(values + prefetch_bytes + j * line);
+    places_.ask(i / 2);
+    make_pairs(load_ints(values), load_ints(values + line), low.value);
+    make_pairs(load_ints(values + 2 * line), load_ints(values + 3 * line), high.value);
+    return whole ? first - over : first;
   }
 
  private:
@@ -47,58 +50,71 @@ class SparsePairs {
   Places places_;
 };
 
-// sums [R][32] += pairs of values · x; pair(i, &start) gives pair i.
-template <int R, typename Pair>
-MOE_INLINE void add_pairs(int64_t count, const Pair &pair, const std::byte *x, int64_t row_bytes, float *sums) {
+template <int R>
+MOE_INLINE void add_pair(const SparsePair &pair, const std::byte *window, int64_t row_bytes, Vec (&sum)[R][vectors]) {
+  Ints place[vectors], value[vectors];
+#pragma GCC unroll 16
+  for (int v = 0; v < vectors; ++v) place[v] = pair.place[v], value[v] = pair.value[v];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Ints row = load_once(window + r * row_bytes);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) sum[r][v] = dot_pairs(sum[r][v], lookup_words(row, place[v]), value[v]);
+  }
+}
+
+// body(sums [R][32], in registers)
+template <int R, typename Body>
+MOE_INLINE void in_registers(float *sums, const Body &body) {
   Vec sum[R][vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
-  for (int64_t i = 0; i < count; ++i) {
-    int32_t start;
-    const SparsePair &now = pair(i, &start);
-    Ints place[vectors], value[vectors];
-    for (int v = 0; v < vectors; ++v) place[v] = now.place[v], value[v] = now.value[v];
-    const std::byte *const window = x + start * int64_t{2};
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Ints row = load_once(window + r * row_bytes);
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) sum[r][v] = dot_pairs(sum[r][v], lookup_words(row, place[v]), value[v]);
-    }
-  }
+  body(sum);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) store(sums + r * tile_outputs + v * width, sum[r][v]);
 }
 
+// Few rows: values go from their packed form into the registers of one block.
+template <int R>
+void sparse_bf16(const SparsePairs &pairs, const std::byte *x, int64_t row_bytes, float *sums) {
+  in_registers<R>(sums, [&](Vec(&sum)[R][vectors]) {
+    for (int64_t i = 0; i < pairs.count(); i += 2) {
+      SparsePair low, high;
+      const std::byte *const window = x + pairs.step(i, low, high) * int64_t{2};
+      add_pair<R>(low, window, row_bytes, sum);
+      if (i + 1 < pairs.count()) add_pair<R>(high, window, row_bytes, sum);
+    }
+  });
+}
+
+// Many rows: unpacked pairs, two to a window.
 template <int R>
 [[gnu::noinline]] void multiply_pairs(const SparsePair *pairs, const int32_t *starts, int64_t count, const std::byte *x,
                                       int64_t row_bytes, float *sums) {
-  const auto unpacked = [&](int64_t i, int32_t *start) -> const SparsePair & {
-    *start = starts[i];
-    return pairs[i];
-  };
-  add_pairs<R>(count, unpacked, x, row_bytes, sums);
+  in_registers<R>(sums, [&](Vec(&sum)[R][vectors]) {
+    for (int64_t i = 0; i < count; ++i) add_pair<R>(pairs[i], x + starts[i / 2] * int64_t{2}, row_bytes, sum);
+  });
 }
 
 void sparse_bf16_blocks(const Sparse &sparse, int64_t tile, const linear::Forms &forms, const RowBlock *blocks,
                         int32_t count, float *widened, float *sums) {
   const SparsePairs pairs(sparse, tile);
-  const int64_t row_bytes = forms.stride * 2, all = (sparse.values.in + 1) / 2;
+  const int64_t row_bytes = forms.stride * 2;
   if (count == 1) {
-    const auto packed = [&](int64_t i, int32_t *start) { return pairs.at(2 * i, start); };
-    const std::byte *const x = blocks->form(forms.rounded);
-    return with_rows<exact_rows>(blocks->rows, [&]<int R>() { add_pairs<R>(all, packed, x, row_bytes, sums); });
+    return with_rows<exact_rows>(blocks->rows,
+                                 [&]<int R>() { sparse_bf16<R>(pairs, blocks->form(forms.rounded), row_bytes, sums); });
   }
   constexpr int64_t piece = piece_of<SparsePair>;
+  static_assert(piece % 2 == 0);
   auto *const unpacked = reinterpret_cast<SparsePair *>(widened);
-  int32_t starts[piece];
-  for (int64_t begin = 0; begin < all; begin += piece) {
-    const int64_t now = least(piece, all - begin);
-    for (int64_t i = 0; i < now; ++i) unpacked[i] = pairs.at(2 * (begin + i), starts + i);
+  int32_t starts[piece / 2];
+  for (int64_t begin = 0; begin < pairs.count(); begin += piece) {
+    const int64_t now = least(piece, pairs.count() - begin);
+    for (int64_t i = 0; i < now; i += 2) starts[i / 2] = pairs.step(begin + i, unpacked[i], unpacked[i + 1]);
     float *block_sums = sums;
     for (int32_t i = 0; i < count; ++i) {
       const std::byte *const x = blocks[i].form(forms.rounded);

@@ -60,6 +60,10 @@ class SparseRuns {
   MOE_INLINE SparseStep step(int64_t at) const {
     const Ints spread = broadcast_ints(reach > 0 ? sparse_.spread[at / 4] : 0);
     SparseStep step;
+    places_.ask(at / 4);
+    const std::byte *const later = codes_ + at / (nibbles ? 8 : 4) * 128 + prefetch_bytes;
+    __builtin_prefetch(later);
+    __builtin_prefetch(later + 64);
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       step.place[v] = add(places_.step(at / 4, v), spread);

@@ -17,6 +17,12 @@ class Places {
     const Ints lanes = load_ints(from_ + (index >> log_) * 128 + v * width * 4);
     return bit_and(shift_right(lanes, static_cast<int>(index & ((1 << log_) - 1)) * bits_), mask_);
   }
+  // For the places of a later step.
+  MOE_INLINE void ask(int64_t index) const {
+    const std::byte *const later = from_ + (index >> log_) * 128 + prefetch_bytes;
+    __builtin_prefetch(later);
+    __builtin_prefetch(later + 64);
+  }
 
  private:
   const std::byte *from_;

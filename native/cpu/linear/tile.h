@@ -64,7 +64,6 @@ struct Sparse {
   int32_t m = 0;
   int32_t place_bits = 0;
   int32_t reach = 0;                // inputs that the four values of a step may lie apart
-  int32_t pair_reach = 0;           // the same of two values from an even one on
   const int32_t *blocks = nullptr;  // [padded] first input of the block of each value, 0 for padding
   const int32_t *spread = nullptr;  // [padded / 4] a byte for each value of a step: its block's distance from the first
   int64_t group = 0;                // inputs of a scale; 0: all

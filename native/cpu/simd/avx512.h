@@ -153,6 +153,13 @@ MOE_INLINE Ints load_once(const void *p) {
   asm("" : "+v"(a.v));
   return a;
 }
+// 16-bit elements 2i, 2i + 1: bytes 4i + 2 · pair and the next.
+template <int pair>
+MOE_INLINE Ints words_of(Ints bytes) {
+  const __m512i from = _mm512_set1_epi32(static_cast<int32_t>(0x80018000u + pair * 0x00020002u));  // 0x80: zero
+  const __m512i lane = _mm512_set4_epi32(0x000c000c, 0x00080008, 0x00040004, 0);
+  return {_mm512_shuffle_epi8(bytes.v, _mm512_add_epi32(from, lane))};
+}
 // 16-bit element i: words[index[i]].
 MOE_INLINE Ints lookup_words(Ints words, Ints index) { return {_mm512_permutexvar_epi16(index.v, words.v)}; }
 // Two vectors of 32 16-bit elements to the pairs of elements i of both: those of 0 … 15, then of 16 … 31.
