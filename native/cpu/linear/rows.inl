@@ -88,7 +88,8 @@ void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::by
       const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
       if (rows == 1 && end - k >= width) {  // nothing lies between
-        store_bytes(reinterpret_cast<int8_t *>(form + k), code);
+        store_bytes(reinterpret_cast<int8_t *>(to), code);
+        to += width;
         continue;
       }
       store_bytes(piece, code);

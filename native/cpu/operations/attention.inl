@@ -108,8 +108,7 @@ inline void add_values(const AttentionTask &task, int r, int from, int to) {
 }
 
 // Scores of row r in the tile that begins at key `base` become exp(score − maximum), times the step of a value that is
-// codes; the row's sums are rescaled where
-// it grew.
+// codes; the row's sums are rescaled where the maximum grew.
 inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t base) {
   float *scores = task.scores + r * attention_keys;
   alignas(64) float index[width];
