@@ -3,8 +3,8 @@
 // Layout: x [rows, in], y and residual [rows, out] in f32, dense; the bank as tile.h draws it; prepared rows, kernels.h.
 //
 //   pass      as many rows as the scratch holds prepared (1024 at most)
-//   chunk     up to 96 rows of one slot, cut into row blocks of the kernel's height
-//   segment   chunks of slots that share a base, up to 96 rows
+//   chunk     up to 144 rows of one slot, cut into row blocks of the kernel's height
+//   segment   chunks of slots that share a base, up to 144 rows
 //   task      one chunk × a range of its early tiles, or one segment × a range of its tiles
 #include "linear/linear.h"
 

@@ -6,7 +6,7 @@
 // Bound: few rows read values and places once (memory); many rows do a lookup and a multiply-add a value (int8: four, bf16:
 // two values) and output. On Zen 5 these two share one of three units, so a value takes 4/3 of the time of a dense one at
 // best. Reached: `node-moe bench sparse --shape olmoe --experts 16 --top-k 4 --tokens 1,512 --activation auto`, 2026-11-29
-// (docs/performance.md): 2:4 at 512 tokens takes as long as the dense bank in int4, and 0.8 of it in bf16.
+// (docs/performance.md): 2:4 at 512 tokens takes as long as the dense bank in int4, 0.9 of it in bf16.
 #include "linear/kernels.h"
 
 namespace moe::cpu::MOE_ISA {
