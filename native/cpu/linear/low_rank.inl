@@ -1,5 +1,5 @@
-// B·(A·x): A·x of a block's rows comes first, tile by tile, and stays in f32 beside the rows; B then reads it as its
-// inputs. A and the kept rows are the products that come early: both are finished before the first tile of y.
+// B·(A·x): A·x of a block's rows comes first, tile by tile, and stays beside the rows, in f32 or rounded as B reads it. A
+// and the kept rows are the products that come early: both are finished before the first tile of y.
 #include "linear/kernels.h"
 
 namespace moe::cpu::MOE_ISA {

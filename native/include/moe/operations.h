@@ -69,7 +69,7 @@ enum moe_activation {
  *   Σ_blocks step · (scale · Σ code_w·code_x − offset · Σ code_x);   under an outer scale
  *   step · outer · Σ scale·code_w·code_x.
  * A, B and float parts see x itself.
- * mode MOE_AUTO: what the device does best, which may be either; dense parts stored in BF16 may see x, and B in BF16 may
+ * mode MOE_AUTO: what the device does best, which may be either; parts stored in BF16 may see x, and B in BF16 may
  * see A·x, rounded to bf16 (half even), with subnormal numbers as 0, and sums in f32. */
 typedef struct {
   int32_t activation, mode;

@@ -2,8 +2,8 @@
 // y[t, h] = Σ_j softmax_j(scale · q[t, h]·k[j, h / (heads / kv_heads)]) v[j] over the visible j; none visible: zeros.
 // q, y [T, heads·D], k, v [T, kv_heads·D], caches [pages, page_size, kv_heads·D]. A key on a page out of range is
 // zeros. An i8 cache has 4·kv_heads bytes more a place: the f32 steps of its heads, each max|x| / 127 (NaN where a value
-// is not finite, its codes 0), behind the codes x / step. Rounding: k and v once to the dtype of the cache, scores and sums in double, y once. Bound: bytes of the cache
-// that are visible.
+// is not finite, its codes 0), behind the codes x / step. Rounding: k and v once to the dtype of the cache, scores and
+// sums in double, y once. Bound: bytes of the cache that are visible.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
