@@ -51,7 +51,7 @@ const secondsEach = Number(options.seconds);
 const [wakeMs, turnMs, longMs] = [10, 20, 100];
 
 const device = await openDevice('cpu', { threads });
-const meter = new LimitMeter(device);
+const meter = new LimitMeter(() => device.limits());
 const timed = [];
 
 const works = options.work.split(',');
@@ -145,11 +145,20 @@ async function experts(shape, one) {
 
 async function compare({ work, shape }, subject, peers, prepare) {
   console.error(`${work} ${shape}, ${subject.weights}, ${subject.tokens} tokens`);
-  await meter.measure();
   const calls = [subject.call];
   for (const peer of peers) calls.push(await prepare(peer));
-  const times = calls.map(() => []);
   const others = watchOthers();
+  const { result: times, readBytesPerSecond } = await meter.during(() => timeInTurn(calls), 1);
+  const { tokens: count, weights: ours, cost } = subject;
+  const [ms, ...theirs] = times.map(median);
+  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: theirs[at] }));
+  const row = { work, shape, tokens: count, weights: ours, ms, readBytesPerSecond, ...cost };
+  timed.push({ ...row, othersBusy: others(), peers: figures });
+}
+
+/** Milliseconds of each call that counts. */
+async function timeInTurn(calls) {
+  const times = calls.map(() => []);
   const begin = performance.now();
   const fits = () => performance.now() - begin < 1000 * secondsEach * calls.length;
   const next = calls.map(() => 0);
@@ -162,10 +171,7 @@ async function compare({ work, shape }, subject, peers, prepare) {
       llama.settle();
     }
   }
-  const { tokens: count, weights: ours, cost } = subject;
-  const [ms, ...theirs] = times.map(median);
-  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: theirs[at] }));
-  timed.push({ work, shape, tokens: count, weights: ours, ms, ...cost, othersBusy: others(), peers: figures });
+  return times;
 }
 
 async function end(group, peers) {

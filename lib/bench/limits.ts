@@ -1,6 +1,5 @@
 /** What the machine can do at best, and how a piece of work stands against it. */
 import type { NativeLimits } from '../addon.ts';
-import type { Device } from '../device/device.ts';
 
 /** Operations by the fastest units that may do them: a multiplication and an addition are two. */
 export interface Operations {
@@ -23,29 +22,56 @@ export interface Bound {
   readonly limit: 'memory' | 'arithmetic';
 }
 
-/** The best of all measurements of a run, which go on between the rows. */
+/** What a turn of timing gave, and what the machine could read around it. */
+export interface Turn<T> {
+  readonly result: T;
+  readonly readBytesPerSecond: number;
+}
+
+/** Measurements of the limits before and after each turn of timing, and the best of all of them. */
 export class LimitMeter {
-  readonly #device: Device;
+  readonly #probe: () => Promise<NativeLimits>;
   #best: NativeLimits | undefined;
+  #last: NativeLimits | undefined;
   #measured = Number.NEGATIVE_INFINITY;
 
-  constructor(device: Device) {
-    this.#device = device;
+  constructor(probe: () => Promise<NativeLimits>) {
+    this.#probe = probe;
   }
 
+  /** The best of the run. */
   get limits(): NativeLimits {
     return this.#best ?? noLimits;
   }
 
-  /** Does nothing where the last measurement is less than two seconds ago: a quick row needs none of its own. */
-  async measure(): Promise<void> {
-    if (performance.now() - this.#measured < 2000) return;
-    const now = await this.#device.limits();
+  /**
+   * Other tenants of a machine may halve for seconds what it reads, so a turn is held against what was read right before and
+   * after it; one in which that changed by more than a tenth is done again, and of all `attempts` the steadiest counts.
+   */
+  async during<T>(turn: () => T | Promise<T>, attempts = 4): Promise<Turn<T>> {
+    let steadiest: Turn<T> | undefined;
+    for (let attempt = 0, least = Number.POSITIVE_INFINITY; attempt < attempts && least > 0.1; attempt++) {
+      const before = (await this.measure()).readBytesPerSecond;
+      const result = await turn();
+      const after = (await this.measure()).readBytesPerSecond;
+      const readBytesPerSecond = Math.max(before, after);
+      const change = readBytesPerSecond > 0 ? Math.abs(after - before) / readBytesPerSecond : 0;
+      if (change < least) [steadiest, least] = [{ result, readBytesPerSecond }, change];
+    }
+    return steadiest as Turn<T>;
+  }
+
+  /** What the machine reaches now, or did less than a fifth of a second ago. */
+  async measure(): Promise<NativeLimits> {
+    if (this.#last && performance.now() - this.#measured < 200) return this.#last;
+    const now = await this.#probe();
     const before = this.limits;
     this.#best = Object.fromEntries(
       limitNames.map((name) => [name, Math.max(now[name], before[name])]),
     ) as unknown as NativeLimits;
     this.#measured = performance.now();
+    this.#last = now;
+    return now;
   }
 }
 

@@ -3,7 +3,7 @@ import { MoeError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
 import { slotsOf, widthOf } from '../moe/spec.ts';
 import { formatBytes, isInteger, type WeightFormat } from '../weight/format.ts';
-import type { Cost } from './limits.ts';
+import type { Cost, LimitMeter } from './limits.ts';
 import { median, type Timed, type Timing } from './rows.ts';
 
 /** Tokens in the cache before one is decoded. */
@@ -20,6 +20,7 @@ export async function modelRows(
   weights: { readonly text: string; readonly format: WeightFormat | undefined },
   tokens: readonly number[],
   { rounds = 5 }: Timing,
+  meter: LimitMeter,
 ): Promise<Timed[]> {
   const { context, vocabulary } = model.config;
   const longest = Math.max(...tokens, promptTokens + decodedTokens);
@@ -31,20 +32,25 @@ export async function modelRows(
     Int32Array.from({ length: count }, () => Math.floor(Math.random() * vocabulary));
   const timed: Timed[] = [];
   for (const count of tokens) {
-    const times: number[] = [];
-    // The first round compiles and touches memory.
-    for (let round = -1; round < rounds; round++) {
-      const started = performance.now();
-      let first = started;
-      const options = { maxTokens: count === 1 ? decodedTokens + 1 : 1, stopAtEos: false };
-      for await (const _ of model.generate(prompt(count === 1 ? promptTokens : count), options)) {
-        if (first === started) first = performance.now();
+    const time = async (): Promise<number[]> => {
+      const times: number[] = [];
+      // The first round compiles and touches memory.
+      for (let round = -1; round < rounds; round++) {
+        const started = performance.now();
+        let first = started;
+        const options = { maxTokens: count === 1 ? decodedTokens + 1 : 1, stopAtEos: false };
+        for await (const _ of model.generate(prompt(count === 1 ? promptTokens : count), options)) {
+          if (first === started) first = performance.now();
+        }
+        if (round < 0) continue;
+        times.push(count === 1 ? (performance.now() - first) / decodedTokens : first - started);
       }
-      if (round < 0) continue;
-      times.push(count === 1 ? (performance.now() - first) / decodedTokens : first - started);
-    }
+      return times;
+    };
+    const { result: times, readBytesPerSecond } = await meter.during(time, 2);
     const cost = modelCost(model, weights.format, count);
-    timed.push({ work: 'model', shape, tokens: count, weights: weights.text, ms: median(times), ...cost });
+    const ms = median(times);
+    timed.push({ work: 'model', shape, tokens: count, weights: weights.text, ms, readBytesPerSecond, ...cost });
   }
   return timed;
 }

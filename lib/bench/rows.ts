@@ -1,4 +1,4 @@
-/** Timing: subjects take turns, the limits are measured between groups of them, and rows are judged against the best of these. */
+/** Timing: subjects take turns, the limits are measured around each turn, and rows are judged against them. */
 import type { NativeLimits } from '../addon.ts';
 import { MoeError } from '../errors.ts';
 import { boundOf, type Cost, type LimitMeter, totalOperations } from './limits.ts';
@@ -32,6 +32,8 @@ export interface Timed extends Cost {
   readonly against?: string;
   /** Median of a call. */
   readonly ms: number;
+  /** What the machine read around the turn of this row. Absent: the best of the run counts. */
+  readonly readBytesPerSecond?: number;
 }
 
 export interface Row extends Timed {
@@ -50,7 +52,7 @@ export interface Timing {
 const seconds = 0.4;
 const mostRounds = 301;
 
-/** Times the subjects of each group; those with as many tokens take turns. `meter` measures before each turn and at the end. */
+/** Times the subjects of each group; those with as many tokens take turns. */
 export async function timeGroups(
   groups: readonly Group[],
   meter: LimitMeter,
@@ -63,19 +65,17 @@ export async function timeGroups(
       const subjects = await group.subjects();
       for (const count of new Set(subjects.map(({ tokens }) => tokens))) {
         const turn = subjects.filter(({ tokens }) => tokens === count);
-        await meter.measure();
-        const times = timeInTurn(turn, timing);
+        const { result: times, readBytesPerSecond } = await meter.during(() => timeInTurn(turn, timing));
         for (const [at, { tokens, weights, against, cost }] of turn.entries()) {
           const { work, shape } = group;
           const ms = median(times[at] as number[]);
-          timed.push({ work, shape, tokens, weights, ...(against && { against }), ms, ...cost });
+          timed.push({ work, shape, tokens, weights, ...(against && { against }), ms, readBytesPerSecond, ...cost });
         }
       }
     } finally {
       group.dispose();
     }
   }
-  await meter.measure();
   return timed;
 }
 
@@ -105,8 +105,8 @@ export function median(times: readonly number[]): number {
 
 /** `warm`: the weights may lie in caches, so that memory is no limit. */
 export function judge(timed: Timed, limits: NativeLimits, warm: boolean): Row {
-  const { ms, bytes, operations } = timed;
-  const bound = boundOf({ bytes: warm ? 0 : bytes, operations }, limits);
+  const { ms, bytes, operations, readBytesPerSecond = limits.readBytesPerSecond } = timed;
+  const bound = boundOf({ bytes: warm ? 0 : bytes, operations }, { ...limits, readBytesPerSecond });
   return {
     ...timed,
     gigabytesPerSecond: bytes / ms / 1e6,

@@ -51,7 +51,7 @@ function limitText(limits: NativeLimits): string {
     const unit = at === 0 ? 'GB/s' : 'GOP/s';
     return rate > 0 ? `${names[at]} ${(rate / 1e9).toFixed(at === 0 ? 1 : 0)} ${unit}` : `${names[at]} unknown`;
   });
-  return `limits of this run: ${texts.join(', ')}`;
+  return `best of this run: ${texts.join(', ')}`;
 }
 
 function rowTable(rows: readonly Row[]): string {
@@ -65,11 +65,12 @@ function rowTable(rows: readonly Row[]): string {
       String(row.tokens),
       row.ms < 10 ? row.ms.toFixed(4) : row.ms.toFixed(2),
       row.gigabytesPerSecond.toFixed(1),
+      row.readBytesPerSecond ? (row.readBytesPerSecond / 1e9).toFixed(1) : '-',
       row.teraoperationsPerSecond.toFixed(3),
       row.share === null ? '-' : `${(100 * row.share).toFixed(0)} % of ${row.limit}`,
       ...(withRatios ? [ratio?.time, ratio?.bytes, ratio?.operations].map((value) => value?.toFixed(2) ?? '-') : []),
     ];
   });
-  const heads = ['row', 'weights', 'tokens', 'ms', 'GB/s', 'TOPS', 'share of limit'];
+  const heads = ['row', 'weights', 'tokens', 'ms', 'GB/s', 'of', 'TOPS', 'share of limit'];
   return table([...heads, ...(withRatios ? ['time ×', 'bytes ×', 'operations ×'] : [])], cells);
 }

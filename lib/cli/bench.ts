@@ -214,7 +214,7 @@ async function benchWork(options: BenchOptions, groupsOf: Groups): Promise<void>
   const shapes = names.map((name) => benchShape(name, ownSizes(options)));
   const progress = new Progress({ quiet: json === true });
   await using device = await openChosenDevice(options);
-  const meter = new LimitMeter(device);
+  const meter = new LimitMeter(() => device.limits());
   const groups: Group[] = [];
   for (const shape of shapes) groups.push(...(await groupsOf(device, shape, options)));
   const onGroup = ({ work, shape }: Group, index: number): void =>
@@ -254,15 +254,13 @@ async function benchModel(given: string | undefined, options: ModelOptions): Pro
       await writeRandomModel(scratch, made, layers);
     }
     await using device = await openChosenDevice(options);
-    const meter = new LimitMeter(device);
+    const meter = new LimitMeter(() => device.limits());
     const timed: Timed[] = [];
     for (const [index, { text, format }] of formats.entries()) {
       progress.update(`bench model ${name}`, index, formats.length);
-      await meter.measure();
       await using model = await Model.open(folder, { device, weights: format });
-      timed.push(...(await modelRows(model, name, { text, format }, tokens, { rounds })));
+      timed.push(...(await modelRows(model, name, { text, format }, tokens, { rounds }, meter)));
     }
-    await meter.measure();
     progress.end();
     await report(device, meter.limits, timed, { ...options, warm: false });
   } finally {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { boundOf } from '../../lib/bench/limits.ts';
+import { setTimeout as pause } from 'node:timers/promises';
+import { boundOf, LimitMeter } from '../../lib/bench/limits.ts';
 import { judge, requirePossible, type Subject, timeInTurn } from '../../lib/bench/rows.ts';
 
 const limits = {
@@ -29,6 +30,10 @@ describe('bench rows', () => {
     assert.deepEqual([warm.share, warm.limit], [0.25, 'arithmetic']);
   });
 
+  it('are held against what the machine read around their turn', () => {
+    assert.equal(judge({ ...timed, readBytesPerSecond: 0.5e9 }, limits, false).share, 1);
+  });
+
   it('fail where one is above its limit', () => {
     const fast = judge({ ...timed, ms: 0.9 }, limits, false);
     requirePossible([judge({ ...timed, ms: 1 }, limits, false)]);
@@ -50,5 +55,35 @@ describe('bench rows', () => {
       times.map(({ length }) => length),
       [2, 2],
     );
+  });
+});
+
+describe('limits of a run', () => {
+  /** Of turns that each take longer than a measurement stays good. */
+  async function during(reads: readonly number[], attempts?: number) {
+    let [probes, turns] = [0, 0];
+    const meter = new LimitMeter(async () => ({ ...limits, readBytesPerSecond: reads[probes++] ?? Number.NaN }));
+    const turn = await meter.during(async () => {
+      await pause(210);
+      return turns++;
+    }, attempts);
+    return { ...turn, probes, turns, best: meter.limits.readBytesPerSecond };
+  }
+
+  it('come from before and after a turn', async () => {
+    const expected = { result: 0, readBytesPerSecond: 52, probes: 2, turns: 1, best: 52 };
+    assert.deepEqual(await during([50, 52]), expected);
+  });
+
+  it('of a turn in which the machine changed do not count, where another was steadier', async () => {
+    const again = { result: 1, readBytesPerSecond: 52, probes: 3, turns: 2, best: 52 };
+    assert.deepEqual(await during([30, 50, 52]), again);
+    const never = { result: 1, readBytesPerSecond: 50, probes: 4, turns: 3, best: 60 };
+    assert.deepEqual(await during([30, 50, 40, 60], 3), never);
+  });
+
+  it('may be unknown', async () => {
+    const unknown = { result: 0, readBytesPerSecond: 0, probes: 2, turns: 1, best: 0 };
+    assert.deepEqual(await during([0, 0]), unknown);
   });
 });

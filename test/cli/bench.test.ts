@@ -37,8 +37,11 @@ describe('bench', () => {
         ['int8', 16],
       ],
     );
-    const { readBytesPerSecond, f32OperationsPerSecond, bf16OperationsPerSecond } = run.limits;
-    for (const { weights, tokens, ms, bytes, gigabytesPerSecond, teraoperationsPerSecond, share, limit } of run.rows) {
+    const { f32OperationsPerSecond, bf16OperationsPerSecond } = run.limits;
+    for (const row of run.rows) {
+      const { weights, tokens, ms, bytes, gigabytesPerSecond, teraoperationsPerSecond, share, limit } = row;
+      const { readBytesPerSecond } = row;
+      assert.ok(readBytesPerSecond > 0 && readBytesPerSecond <= run.limits.readBytesPerSecond);
       const count = 2 * tokens * 256 * 512;
       assert.ok(Math.abs(teraoperationsPerSecond - count / ms / 1e9) < 1e-9);
       assert.ok(bytes >= 256 * 512 * (weights === 'f32' ? 4 : 1));
