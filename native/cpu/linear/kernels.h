@@ -17,8 +17,7 @@ namespace moe::cpu::linear {
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
 //   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as
-//           bf16 [R][32 · tiles of A] where B is
-//           multiplied so
+//           bf16 [R][32 · tiles of A] where B is multiplied so, zeros behind its ranks
 struct Forms {
   int64_t floats = -1, rounded = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
   int64_t stride = 0;

@@ -19,8 +19,10 @@ void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_
     std::byte *const form = blocks[i].form(call.forms.early);
     if (rounded) {
       auto *const to = reinterpret_cast<uint16_t *>(form) + index * tile_outputs;
+      // Zeros behind them: A's own padding is 0 · x, a NaN where x is infinite.
+      const int64_t ranks = least(tile_outputs, slot.expand.in - index * tile_outputs);
       for (int32_t r = 0; r < rows; ++r, sums += tile_outputs)
-        round_row(sums, tile_outputs, tile_outputs, to + r * slot.shrink.tile_count * tile_outputs);
+        round_row(sums, ranks, tile_outputs, to + r * slot.shrink.tile_count * tile_outputs);
       continue;
     }
     float *const to = reinterpret_cast<float *>(form) + index * tile_outputs * rows;

@@ -106,6 +106,21 @@ function notReached(form: Parts, mode: Mode, dtype: Dtype): Case {
   };
 }
 
+/** An infinity or a NaN stays in its row, and what pads the sums makes no NaN of an infinity. */
+function unbounded(form: Parts): Case {
+  return {
+    title: `${nameOf(form)} auto, rows with an infinity or a NaN among others`,
+    bound: 'rounded',
+    k: 33,
+    async build(k) {
+      const data = k.normal(20 * 33);
+      [data[5 * 33 + 32], data[12 * 33], data[19 * 33 + 7]] = [Infinity, -Infinity, NaN];
+      const weight = await k.weight({ in: 33, out: 60, ...form });
+      k.output('y', k.g.linear(k.input('x', 'bf16', ['tokens', 33], data), weight, { mode: 'auto', dtype: 'f32' }));
+    },
+  };
+}
+
 // What is rounded to bf16 in mode auto: x, which already is what it would be rounded to, and A·x.
 const autoCases: readonly Case[] = [
   ...[1, 5, 60].flatMap((tokens) => [
@@ -118,6 +133,18 @@ const autoCases: readonly Case[] = [
       linear('x in bf16', form, 'auto', { tokens, in: form.sparse?.m === 7 ? 511 : 515, out: 257, x: 'bf16' }),
     ),
   ]),
+  ...[1, 33].map((width) =>
+    linear('x in bf16', { format: bf16 }, 'auto', { tokens: 17, in: width, out: 60, x: 'bf16' }),
+  ),
+  ...[{ format: bf16 }, { lowRank: { rank: 1 } }, rows(23, bf16)].map(unbounded),
+  linear('some slots of one base', { format: bf16, baseOf: merged(7, 2), lowRank: { rank: 3 } }, 'auto', {
+    tokens: 70,
+    in: 72,
+    out: 60,
+    experts: 7,
+    topK: 2,
+    bound: 'rounded',
+  }),
   linear('some experts, widths differ', { ...sparse(2, 4, bf16), lowRank: { rank: 5 } }, 'auto', {
     tokens: 60,
     in: 72,
