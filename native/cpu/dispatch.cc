@@ -31,7 +31,7 @@ enum Feature : uint32_t {
   avxvnni = 1u << 8,
   dotprod = 1u << 9,
   i8mm = 1u << 10,
-  amx_int8 = 1u << 11,
+  amx = 1u << 11,
   avx512vbmi = 1u << 12,
   avx512bf16 = 1u << 13,
 };
@@ -43,7 +43,7 @@ constexpr uint32_t avx512bf16_set = avx512_set | avx512vbmi | avx512bf16;
 const std::array instruction_sets{
 #if defined(__x86_64__)
     // Only linear differs from avx512, here and in the next.
-    InstructionSet{"amx", avx512bf16_set | amx_int8, &avx512::kernels, &amx::linear_kernels, &amx::probes},
+    InstructionSet{"amx", avx512bf16_set | amx, &avx512::kernels, &amx::linear_kernels, &amx::probes},
     InstructionSet{"avx512bf16", avx512bf16_set, &avx512::kernels, &avx512bf16::linear_kernels, &avx512bf16::probes},
     InstructionSet{"avx512", avx512_set, &avx512::kernels, &avx512::linear_kernels, &avx512::probes},
     // Only products of bytes differ from avx2: those of linear.
@@ -89,8 +89,9 @@ uint32_t detect() {
   if (c & (1u << 11)) found |= avx512vnni;
   if (c & (1u << 1)) found |= avx512vbmi;
   if (more & (1u << 5)) found |= avx512bf16;
-  const bool has_tiles = d & (1u << 24) && d & (1u << 25);
-  if (has_tiles && (low & 0x60000u) == 0x60000u && permit_tiles()) found |= amx_int8;
+  // The registers, and their products of bf16 and of bytes.
+  const bool has_tiles = d & (1u << 24) && d & (1u << 22) && d & (1u << 25);
+  if (has_tiles && (low & 0x60000u) == 0x60000u && permit_tiles()) found |= amx;
   return found;
 }
 #elif defined(__aarch64__)

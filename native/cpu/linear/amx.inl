@@ -3,24 +3,19 @@
 // int8.inl's.
 //
 // Layout: codes of x are the signed operand, [inputs / depth][rows][depth] (kernels.h): a tile lies in one piece. The packed
-// weights are the unsigned one as they are: a line is 16 outputs × 4 inputs, so every other line of depth / 4 steps is a tile.
-// Nibbles are widened to bytes first, 512 inputs at a time, once for all rows of a segment. Registers: 0 – 3 sums of two
-// blocks × two halves of the outputs, 4 and 5 codes of x, 6 and 7 weights.
+// weights are the unsigned one as they are: a line is 16 outputs × 4 inputs. Nibbles are widened to bytes first, 512 inputs
+// at a time, once for all rows of a segment.
 //
-// Bound, by Intel's optimization manual, for 32 rows × 32 outputs × 64 inputs: 4 products of 16 cycles, 131072 operations; 4
-// tiles of 1 KB loaded, 8 cycles each from the first-level cache. A product's sums are there after 52 cycles, so there are four
-// chains of them; a block without a partner has two. In groups of 128 inputs, two of these steps, 4 tiles of sums are stored
-// and their 64 vectors scaled and added in f32.
+// Bound: the products of amx_tiles.inl, 64 inputs a step. In groups of 128 inputs, two of these steps, 4 tiles of sums are
+// stored and their 64 vectors scaled and added in f32.
 // Not measured on a machine with AMX yet; proven by the twin.
 #include "linear/kernels.h"
-#include "simd/amx.h"
 
 namespace moe::cpu::MOE_ISA {
 namespace {
 
 // Inputs whose codes, a byte each, fill the thread's piece of widened weights.
 constexpr int64_t tile_piece = linear::widened_inputs * 4;
-constexpr int64_t sums_stride = tile_outputs * 4;
 
 // [inputs / 8] steps of nibbles to [inputs / 4] steps of bytes.
 void widen_to_bytes(const std::byte *codes, int64_t inputs, std::byte *to) {
@@ -42,6 +37,7 @@ class TileProduct {
         blocks_(blocks),
         count_(count),
         depth_(code_depth(matrix, blocks->rows)),
+        tiles_(depth_),
         widened_(reinterpret_cast<std::byte *>(widened)) {}
 
   // dots [rows of the blocks][32] = Σ codes of w (as they are stored: + 8 or + 128) · codes of x over `inputs` inputs from
@@ -55,15 +51,10 @@ class TileProduct {
         widen_to_bytes(codes + k * tile_outputs / 2, now, widened_);
         w = widened_;
       }
-      int32_t *to = dots;
-      for (int32_t i = 0; i < count_; i += 2) {
-        if (i + 1 < count_) {
-          multiply<2>(w, i, begin + k, now, k == 0, to);
-          to += (blocks_[i].rows + blocks_[i + 1].rows) * tile_outputs;
-        } else {
-          multiply<1>(w, i, begin + k, now, k == 0, to);
-        }
-      }
+      tiles_.run(w, now / depth_, count_, k == 0, dots, [&](int32_t i) {
+        const int64_t rows = blocks_[i].rows;
+        return TileRows{blocks_[i].form(form_) + (begin + k) * rows, rows, depth_, depth_ * rows};
+      });
     }
   }
 
@@ -80,64 +71,12 @@ class TileProduct {
   }
 
  private:
-  void configure(int64_t rows, int64_t partner_rows) {
-    rows_ = rows;
-    partner_rows_ = partner_rows;
-    TileShapes shapes;
-    for (int half = 0; half < 2; ++half) {
-      shapes.set(half, rows, tile_depth);
-      shapes.set(2 + half, partner_rows, partner_rows > 0 ? tile_depth : 0);
-      shapes.set(6 + half, depth_ / 4, tile_depth);
-    }
-    shapes.set(4, rows, depth_);
-    shapes.set(5, partner_rows, partner_rows > 0 ? depth_ : 0);
-    tiles_.configure(shapes);
-  }
-
-  // Blocks i and, of two, i + 1: each tile of weights meets both.
-  template <int blocks>
-  void multiply(const std::byte *w, int32_t i, int64_t begin, int64_t inputs, bool first, int32_t *dots) {
-    constexpr bool pair = blocks == 2;
-    const int64_t rows = blocks_[i].rows, partner_rows = pair ? blocks_[i + 1].rows : 0;
-    const std::byte *x = blocks_[i].form(form_) + begin * rows;
-    const std::byte *partner = pair ? blocks_[i + 1].form(form_) + begin * partner_rows : nullptr;
-    int32_t *const partner_dots = dots + rows * tile_outputs;
-    if (rows != rows_ || (pair && partner_rows != partner_rows_)) configure(rows, partner_rows);
-    if (first) {
-      tiles_.zero<0>();
-      tiles_.zero<1>();
-      if constexpr (pair) tiles_.zero<2>();
-      if constexpr (pair) tiles_.zero<3>();
-    } else {
-      tiles_.load<0>(dots, sums_stride);
-      tiles_.load<1>(dots + 16, sums_stride);
-      if constexpr (pair) tiles_.load<2>(partner_dots, sums_stride);
-      if constexpr (pair) tiles_.load<3>(partner_dots + 16, sums_stride);
-    }
-    for (int64_t k = 0; k < inputs; k += depth_, w += depth_ * tile_outputs) {
-      tiles_.load<6>(w, 128);
-      tiles_.load<4>(x + k * rows, depth_);
-      tiles_.multiply<0, 4, 6>();
-      tiles_.load<7>(w + 64, 128);
-      tiles_.multiply<1, 4, 7>();
-      if constexpr (pair) {
-        tiles_.load<5>(partner + k * partner_rows, depth_);
-        tiles_.multiply<2, 5, 6>();
-        tiles_.multiply<3, 5, 7>();
-      }
-    }
-    tiles_.store<0>(dots, sums_stride);
-    tiles_.store<1>(dots + 16, sums_stride);
-    if constexpr (pair) tiles_.store<2>(partner_dots, sums_stride);
-    if constexpr (pair) tiles_.store<3>(partner_dots + 16, sums_stride);
-  }
-
-  Tiles tiles_;
   const Matrix &matrix_;
   int64_t form_;
   const RowBlock *blocks_;
   int32_t count_;
-  int64_t depth_, rows_ = 0, partner_rows_ = 0;  // of the configured tiles
+  int64_t depth_;
+  BlockTiles<int32_t> tiles_;
   std::byte *widened_;
 };
 

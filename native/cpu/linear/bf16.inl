@@ -7,6 +7,12 @@ namespace {
 
 #if defined(MOE_BF16_PAIRS)
 constexpr bool bf16_products = true;
+#else
+constexpr bool bf16_products = false;
+#endif
+
+#if defined(MOE_BF16_PAIRS) && !defined(MOE_TILES)  // in tiles: amx_bf16.inl
+static_assert(int8_rows <= exact_rows);  // a call of nothing but dense products is cut into blocks of int8_rows
 
 // sums [R][32] += x [R][count] · w [count][32]; x: a row every `row_bytes`.
 template <int R>
@@ -35,7 +41,7 @@ void bf16_piece(const std::byte *w, const std::byte *x, int64_t row_bytes, int64
 }
 
 void bf16_tile(const Matrix &matrix, int64_t index, int64_t form, int64_t row_bytes, const RowBlock *blocks,
-               int32_t count, float *sums) {
+               int32_t count, float * /* widened: pairs are made in registers */, float *sums) {
   const std::byte *const tile = matrix.tiles + index * matrix.tile_bytes;
   // All blocks meet a piece while it is in the first-level cache.
   const int64_t piece = count > 1 ? 2 * linear::widened_inputs : matrix.in;
@@ -51,8 +57,6 @@ void bf16_tile(const Matrix &matrix, int64_t index, int64_t form, int64_t row_by
     }
   }
 }
-#else
-constexpr bool bf16_products = false;
 #endif
 
 }  // namespace

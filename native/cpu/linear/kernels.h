@@ -54,7 +54,7 @@ inline constexpr int widened_inputs = 128;
 inline constexpr int pair_window = 32;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 
-// Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx.inl) 64 inputs ×
+// Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx_tiles.inl) 64 inputs ×
 // 32 outputs take 52 cycles of tiles for one block, 16 a row on two units of dot products; but few rows wait for memory.
 inline constexpr int least_tile_rows = 8;
 
@@ -67,8 +67,8 @@ inline constexpr int least_tile_rows = 8;
 }
 
 struct Kernels {
-  // Rows of a register block: in f32, of codes, and of codes where a call has nothing but a dense part of integers.
-  int rows_exact, rows_int8, rows_dense_int8;
+  // Rows of a register block: in f32, of codes, and where a call has nothing but dense products of codes or of bf16.
+  int rows_exact, rows_int8, rows_dense;
   bool bf16;  // whether there are products of bf16
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);

@@ -16,7 +16,10 @@
 // Rows in pairs, which it reads as int8 does.
 #include "linear/bf16.inl"
 #if defined(MOE_TILES)
+#include "linear/amx_tiles.inl"
+// Over them.
 #include "linear/amx.inl"
+#include "linear/amx_bf16.inl"
 #endif
 #include "linear/sparse_places.inl"
 // The ways to multiply by them.

@@ -105,6 +105,13 @@ bool uses_bf16(const Kernels &kernels, const moe_linear &attributes) {
   return kernels.bf16 && attributes.mode == MOE_AUTO;
 }
 
+// Whether all products of a call are dense ones of codes or of bf16.
+bool dense_products(const Bank &bank, const Call &call) {
+  const moe_part *const expand = bank.form(MOE_PART_FACTOR_OUT);
+  if (expand && !(call.bf16 && expand->store == MOE_BF16)) return false;
+  return call.forms.floats < 0 && !bank.form(MOE_PART_SPARSE);
+}
+
 // Rows of slot s: [offsets[s], offsets[s + 1]), kept inside [0, rows] whatever the data say.
 struct Rows {
   const int32_t *offsets;
@@ -242,9 +249,9 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   call.forms = sizes.forms;
   std::byte *const scratch = context.scratch;
   auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
-  const Forms &forms = call.forms;
-  const bool dense = forms.floats < 0 && forms.rounded < 0 && forms.rows < 0 && forms.sparse < 0 && forms.early < 0;
-  const int height = !call.int8 ? kernels.rows_exact : dense ? kernels.rows_dense_int8 : kernels.rows_int8;
+  const int height = dense_products(bank, call) ? kernels.rows_dense
+                     : call.int8                ? kernels.rows_int8
+                                                : kernels.rows_exact;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;
 

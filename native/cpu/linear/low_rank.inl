@@ -43,7 +43,7 @@ void dense_tile(const Call &call, const Matrix &matrix, int64_t index, int64_t c
   }
 #if defined(MOE_BF16_PAIRS)
   if (reads_rounded(call, matrix))
-    return bf16_tile(matrix, index, call.forms.rounded, call.forms.stride * 2, blocks, count, sums);
+    return bf16_tile(matrix, index, call.forms.rounded, call.forms.stride * 2, blocks, count, widened, sums);
 #endif
   exact_tile(matrix, index, call.forms.floats, blocks, count, widened, sums);
 }
@@ -54,7 +54,7 @@ void expand_tile(const Call &call, const Slot &slot, int64_t index, const RowBlo
 #if defined(MOE_BF16_PAIRS)
   if (reads_rounded(call, slot.expand)) {
     const int64_t row_bytes = slot.shrink.tile_count * tile_outputs * 2;
-    return bf16_tile(slot.expand, index, call.forms.early, row_bytes, blocks, count, sums);
+    return bf16_tile(slot.expand, index, call.forms.early, row_bytes, blocks, count, widened, sums);
   }
 #endif
   exact_tile(slot.expand, index, call.forms.early, blocks, count, widened, sums);

@@ -2,6 +2,16 @@
 // have none: the same members, the same bits. A unit that defines MOE_TILE_TWIN has the twin. Whoever uses the registers has
 // the system's permission (dispatch.cc asks for it).
 //
+// multiply, of bytes, is tdpbsud: c[m][n] += Σ_k Σ_{j<4} signed byte a[m][4k + j] · unsigned byte b[k][4n + j], in int32.
+//
+// multiply_pairs, of bf16, is tdpbf16ps, as its operation stands in Intel's manual: two f32 sums for each m and n, each from 0
+// and in order of k,
+//   even += a[m][2k] · b[k][2n],   odd += a[m][2k + 1] · b[k][2n + 1]
+// by fused multiply-adds, then c[m][n] += even + odd. All roundings are to nearest, ties to even; subnormal numbers count as
+// 0, c's too, and subnormal results become 0. So it is not what vdpbf16ps gives: that adds the two products of a pair to one
+// sum, one after the other. (Intel's guide to the intrinsics draws such a sum for the tiles as well. Only the twin's bits hang
+// on it: no matrix is multiplied by both.)
+//
 // Own assembly, as GCC's intrinsics make a register's number part of a macro's text, and name too little of the memory that
 // they read and write.
 #pragma once
@@ -53,10 +63,13 @@ class Tiles {
   [[gnu::always_inline]] void store(void *to, int64_t stride) const {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(t) : "memory");
   }
-  // c[m][n] += Σ_k Σ_{j<4} signed byte a[m][4k + j] · unsigned byte b[k][4n + j], in int32 (tdpbsud).
   template <int c, int a, int b>
   [[gnu::always_inline]] void multiply() {
     __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
+  }
+  template <int c, int a, int b>
+  [[gnu::always_inline]] void multiply_pairs() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
   }
 };
 
@@ -91,14 +104,12 @@ class Tiles {
   }
   template <int c, int a, int b>
   void multiply() {
-    const int rows = shapes_.rows[c], depth = shapes_.rows[b];
-    require(rows > 0 && rows == shapes_.rows[a] && depth * 4 == shapes_.row_bytes[a] &&
-            shapes_.row_bytes[c] == shapes_.row_bytes[b]);
-    for (int m = 0; m < rows; ++m) {
-      uint32_t sums[tile_depth / 4];  // all of a row: what lies outside the shape is 0
+    require_product(c, a, b);
+    for (int m = 0; m < shapes_.rows[c]; ++m) {
+      uint32_t sums[lanes];  // all of a row: what lies outside the shape is 0
       std::memcpy(sums, tiles_[c][m], sizeof sums);
-      for (int k = 0; k < depth; ++k) {
-        for (int n = 0; n < tile_depth / 4; ++n) {
+      for (int k = 0; k < shapes_.rows[b]; ++k) {
+        for (int n = 0; n < lanes; ++n) {
           for (int j = 0; j < 4; ++j) {
             const int product = static_cast<int8_t>(tiles_[a][m][4 * k + j]) * tiles_[b][k][4 * n + j];
             sums[n] += static_cast<uint32_t>(product);
@@ -108,11 +119,50 @@ class Tiles {
       std::memcpy(tiles_[c][m], sums, sizeof sums);
     }
   }
+  template <int c, int a, int b>
+  void multiply_pairs() {
+    require_product(c, a, b);
+    float w[tile_rows][2][lanes];
+    for (int k = 0; k < shapes_.rows[b]; ++k) {
+      for (int n = 0; n < lanes; ++n)
+        for (int j = 0; j < 2; ++j) w[k][j][n] = bf16_at(tiles_[b][k], 2 * n + j);
+    }
+    for (int m = 0; m < shapes_.rows[c]; ++m) {
+      float sums[lanes], even[lanes] = {}, odd[lanes] = {};
+      for (int k = 0; k < shapes_.rows[b]; ++k) {
+        const float first = bf16_at(tiles_[a][m], 2 * k), second = bf16_at(tiles_[a][m], 2 * k + 1);
+        for (int n = 0; n < lanes; ++n) {
+          even[n] = flush(__builtin_fmaf(first, w[k][0][n], even[n]));
+          odd[n] = flush(__builtin_fmaf(second, w[k][1][n], odd[n]));
+        }
+      }
+      std::memcpy(sums, tiles_[c][m], sizeof sums);
+      for (int n = 0; n < lanes; ++n) sums[n] = flush(flush(sums[n]) + flush(even[n] + odd[n]));
+      std::memcpy(tiles_[c][m], sums, sizeof sums);
+    }
+  }
 
  private:
+  static constexpr int lanes = tile_depth / 4;
+
   // Where the processor refuses the instruction.
   static void require(bool good) {
     if (!good) __builtin_trap();
+  }
+  void require_product(int c, int a, int b) const {
+    require(shapes_.rows[c] > 0 && shapes_.rows[c] == shapes_.rows[a] && shapes_.rows[b] * 4 == shapes_.row_bytes[a] &&
+            shapes_.row_bytes[c] == shapes_.row_bytes[b]);
+  }
+  static float flush(float value) {
+    return __builtin_fabsf(value) < 0x1p-126f ? __builtin_copysignf(0.0f, value) : value;
+  }
+  static float bf16_at(const uint8_t *row, int index) {
+    uint16_t half;
+    std::memcpy(&half, row + index * 2, sizeof half);
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return flush(value);
   }
 
   TileShapes shapes_;
