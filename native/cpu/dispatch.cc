@@ -56,7 +56,7 @@ const std::array instruction_sets{
     InstructionSet{"plain", 0, &plain::kernels, &plain::linear_kernels, &plain::probes},
 #if defined(__x86_64__)
     // amx with its tiles in memory: for tests, so behind the one that every machine has.
-    InstructionSet{"amx-twin", avx512bf16_set, &avx512::kernels, &amx_twin::linear_kernels, &avx512::probes},
+    InstructionSet{"amx-twin", avx512bf16_set, &avx512::kernels, &amx_twin::linear_kernels, &avx512bf16::probes},
 #endif
 };
 

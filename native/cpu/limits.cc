@@ -1,6 +1,6 @@
 // Measures the best streaming read, and the peak of multiply-adds in f32, of dot products of bytes and, where the
-// processor has them, of bf16 products, on the device's threads and instruction set. Each is the best of several patterns
-// and thread placements: what slows one of them down is no limit.
+// instruction set has them, of bf16, on the device's threads. Each is the best of several patterns and thread placements:
+// what slows one of them down is no limit.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -9,10 +9,6 @@
 
 #include "device.h"
 #include "probes.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace moe::cpu {
 namespace {
@@ -69,45 +65,18 @@ double measure_operations(const Device &device, OperationProbe probe) {
 
 double best_of(const Device &device, const std::array<OperationProbe, chain_counts> &probes) {
   double best = 0;
-  for (const OperationProbe probe : probes) best = std::max(best, measure_operations(device, probe));
-  return best;
-}
-
-#if defined(__x86_64__)
-// Dot products of bf16 pairs. Not in the vocabulary: processors with the same other instructions differ in this one.
-[[gnu::target("avx512f,avx512bf16")]] double probe_bf16(int64_t rounds) {
-  constexpr int chains = 12, lanes = 16;
-  __m512 a[chains];
-#pragma GCC unroll 12
-  for (int i = 0; i < chains; ++i) a[i] = _mm512_set1_ps(static_cast<float>(i));
-  const __m512bh b = reinterpret_cast<__m512bh>(_mm512_set1_epi32(0x3f003f00));
-  for (int64_t r = 0; r < rounds; ++r) {
-#pragma GCC unroll 12
-    for (int i = 0; i < chains; ++i) a[i] = _mm512_dpbf16_ps(a[i], b, b);
+  for (const OperationProbe probe : probes) {
+    if (probe) best = std::max(best, measure_operations(device, probe));
   }
-  __m512 all = a[0];
-  for (int i = 1; i < chains; ++i) all = _mm512_add_ps(all, a[i]);
-  volatile float keep = _mm512_cvtss_f32(all);
-  static_cast<void>(keep);
-  return static_cast<double>(rounds) * chains * lanes * 2 * 2;
-}
-#endif
-
-double measure_bf16(const Device &device) {
-#if defined(__x86_64__)
-  if (device.isa().kernels == &avx512::kernels && __builtin_cpu_supports("avx512bf16"))
-    return measure_operations(device, probe_bf16);
-#else
-  static_cast<void>(device);
-#endif
-  return 0;
+  return best;
 }
 
 }  // namespace
 
 moe_limits measure_limits(const Device &device) {
   const Probes &probes = *device.isa().probes;
-  return {measure_read(device), best_of(device, probes.multiply), best_of(device, probes.dot), measure_bf16(device)};
+  return {measure_read(device), best_of(device, probes.multiply), best_of(device, probes.dot),
+          best_of(device, probes.pairs)};
 }
 
 }  // namespace moe::cpu

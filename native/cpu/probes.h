@@ -22,6 +22,7 @@ struct Probes {
   int32_t (*read)(const std::byte *from, int64_t bytes, ReadPattern pattern);
   std::array<OperationProbe, chain_counts> multiply;  // multiply-adds in f32
   std::array<OperationProbe, chain_counts> dot;       // dot products of bytes
+  std::array<OperationProbe, chain_counts> pairs;     // the same of bf16; null: the set has none
 };
 
 namespace plain {

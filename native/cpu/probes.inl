@@ -70,18 +70,43 @@ double probe_dot(int64_t rounds) {
 
 #if defined(MOE_TILES)
 // Four chains of sums, as many as the registers leave.
+template <bool bf16>
 double probe_tiles(int64_t rounds) {
   Tiles tiles;
   TileShapes shapes;
   for (int t = 0; t < 8; ++t) shapes.set(t, tile_rows, tile_depth);
   tiles.configure(shapes);
   for (int64_t r = 0; r < rounds; ++r) {
-    tiles.multiply<0, 4, 6>();
-    tiles.multiply<1, 4, 7>();
-    tiles.multiply<2, 5, 6>();
-    tiles.multiply<3, 5, 7>();
+    if constexpr (bf16) {
+      tiles.multiply_pairs<0, 4, 6>();
+      tiles.multiply_pairs<1, 4, 7>();
+      tiles.multiply_pairs<2, 5, 6>();
+      tiles.multiply_pairs<3, 5, 7>();
+    } else {
+      tiles.multiply<0, 4, 6>();
+      tiles.multiply<1, 4, 7>();
+      tiles.multiply<2, 5, 6>();
+      tiles.multiply<3, 5, 7>();
+    }
   }
-  return static_cast<double>(rounds) * 4 * tile_rows * (tile_depth / 4) * tile_depth * 2;
+  return static_cast<double>(rounds) * 4 * tile_rows * (tile_depth / 4) * (bf16 ? tile_depth / 2 : tile_depth) * 2;
+}
+#elif defined(MOE_BF16_PAIRS)
+template <int chains>
+double probe_pairs(int64_t rounds) {
+  Vec a[chains];
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) a[i] = broadcast(static_cast<float>(i));
+  const Ints b = broadcast_ints(0x3f003f00);  // 0.5
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) a[i] = dot_pairs(a[i], b, b);
+  }
+  Vec all = zero();
+#pragma GCC unroll 12
+  for (int i = 0; i < chains; ++i) all = add(all, a[i]);
+  keep_float = sum(all);
+  return static_cast<double>(rounds) * chains * width * 2 * 2;
 }
 #endif
 
@@ -91,9 +116,15 @@ const Probes probes{
     probe_read,
     {probe_multiply<8>, probe_multiply<10>, probe_multiply<12>},
 #if defined(MOE_TILES)
-    {probe_tiles, probe_tiles, probe_tiles},
+    {probe_tiles<false>, probe_tiles<false>, probe_tiles<false>},
+    {probe_tiles<true>, probe_tiles<true>, probe_tiles<true>},
 #else
     {probe_dot<8>, probe_dot<10>, probe_dot<12>},
+#if defined(MOE_BF16_PAIRS)
+    {probe_pairs<8>, probe_pairs<10>, probe_pairs<12>},
+#else
+    {},
+#endif
 #endif
 };
 
