@@ -70,6 +70,7 @@ const forms: readonly Parts[] = [
   { format: { format: 'int4', dual: true } },
   { format: { format: 'int4' }, lowRank },
   { lowRank, ...rows({ format: 'bf16' }) },
+  { format: { format: 'bf16' }, lowRank },
   rows({ format: 'int8', groupSize: 64, offset: true }),
   sparse(2, 4, { format: 'bf16' }),
   sparse(2, 4, { format: 'int4' }),
@@ -90,7 +91,7 @@ const titleOf = (form: Parts): string =>
 const modesOf = (form: Parts) =>
   [form.format, form.rows?.format, form.sparse?.format].some((one) => one?.format === 'int8' || one?.format === 'int4')
     ? (['exact', 'int8', 'auto'] as const)
-    : (['exact'] as const);
+    : (['exact', 'auto'] as const);
 
 describe('cpu: 64 rows at once are 64 runs of one, to the bit', () => {
   const rowCount = 64;
