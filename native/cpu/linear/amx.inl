@@ -19,7 +19,9 @@ constexpr int64_t tile_piece = linear::widened_inputs * 4;
 
 // [inputs / 8] steps of nibbles to [inputs / 4] steps of bytes.
 void widen_to_bytes(const std::byte *codes, int64_t inputs, std::byte *to) {
+  Ahead ahead{codes + prefetch_bytes, 128};
   for (int64_t k = 0; k < inputs; k += 8, codes += 128, to += 256) {
+    ahead.step();
     Ints low[vectors], high[vectors];
     load_step<true, 0>(codes, low);
     load_step<true, 1>(codes, high);

@@ -15,13 +15,21 @@ MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
   return broadcast_ints(four);
 }
 
+// What is asked of memory while a step of 128 bytes is worked on: the lines at `at`, which then moves on by `stride`.
+struct Ahead {
+  const std::byte *at;
+  int64_t stride;
+
+  MOE_INLINE void step() {
+    __builtin_prefetch(at);
+    __builtin_prefetch(at + 64);
+    at += stride;
+  }
+};
+
 // A step of weights, inputs 4 · half … of it where they are nibbles: one vector of unsigned bytes for each of `vectors`.
 template <bool nibbles, int half>
 MOE_INLINE void load_step(const std::byte *codes, Ints (&w)[vectors]) {
-  if constexpr (half == 0) {
-    __builtin_prefetch(codes + prefetch_bytes);
-    __builtin_prefetch(codes + prefetch_bytes + 64);
-  }
 #pragma GCC unroll 16
   for (int v = 0; v < vectors; ++v) {
     w[v] = load_ints(codes + v * width * 4);
@@ -43,10 +51,12 @@ MOE_INLINE void multiply_step(const Ints (&w)[vectors], const std::byte *x, Ints
 
 // dots [R][vectors] += Σ codes of w (as they are stored: + 8 or + 128) · codes of x over `inputs` inputs.
 template <int R, bool nibbles>
-MOE_INLINE void dot_run(const std::byte *codes, const std::byte *x, int64_t inputs, Ints (&dots)[R][vectors]) {
+MOE_INLINE void dot_run(const std::byte *codes, Ahead &ahead, const std::byte *x, int64_t inputs,
+                        Ints (&dots)[R][vectors]) {
   Ints w[vectors];
   if constexpr (nibbles) {
     for (int64_t k = 0; k < inputs; k += 8, codes += 128, x += 8 * R) {
+      ahead.step();
       load_step<true, 0>(codes, w);
       multiply_step<R, true>(w, x, dots);
       load_step<true, 1>(codes, w);
@@ -54,6 +64,7 @@ MOE_INLINE void dot_run(const std::byte *codes, const std::byte *x, int64_t inpu
     }
   } else {
     for (int64_t k = 0; k < inputs; k += 4, codes += 128, x += 4 * R) {
+      ahead.step();
       load_step<false, 0>(codes, w);
       multiply_step<R, false>(w, x, dots);
     }
@@ -85,12 +96,12 @@ MOE_INLINE void add_scaled(float *at, Vec step, Vec scale, Vec offset, Ints dots
 // sums [R][32] += step · (scale · Σ code_w·code_x − offset · Σ code_x) of one run. A function of its own: inlined, GCC
 // takes the sums of all runs for registers that are not there, and spills the integer ones.
 template <int R, bool nibbles, bool offsets>
-[[gnu::noinline]] void int8_run(const std::byte *codes, const Vec (&scale)[vectors], const Vec (&offset)[vectors],
-                                const std::byte *x, int64_t inputs, const float *steps, const int32_t *code_sums,
-                                float *sums) {
+[[gnu::noinline]] void int8_run(const std::byte *codes, Ahead ahead, const Vec (&scale)[vectors],
+                                const Vec (&offset)[vectors], const std::byte *x, int64_t inputs, const float *steps,
+                                const int32_t *code_sums, float *sums) {
   Ints dots[R][vectors];
   start_run<R, nibbles>(code_sums, dots);
-  dot_run<R, nibbles>(codes, x, inputs, dots);
+  dot_run<R, nibbles>(codes, ahead, x, inputs, dots);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const Vec step = broadcast(steps[r]);
@@ -102,7 +113,7 @@ template <int R, bool nibbles, bool offsets>
 }
 
 template <int R, bool nibbles>
-void int8_block(const Matrix &matrix, const std::byte *tile, const std::byte *prepared, float *sums) {
+void int8_block(const Matrix &matrix, const std::byte *tile, Ahead ahead, const std::byte *prepared, float *sums) {
   const GroupLayout layout(matrix);
   const int64_t run = matrix.run(), runs = matrix.runs();
   const float *steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
@@ -118,13 +129,15 @@ void int8_block(const Matrix &matrix, const std::byte *tile, const std::byte *pr
       scale[v] = layout.scale(tile, group, v);
       offset[v] = layout.offset(tile, group, v);
     }
-    run_block(codes, scale, offset, prepared + begin * R, least(run, matrix.padded - begin), steps, code_sums, sums);
+    const int64_t inputs = least(run, matrix.padded - begin);
+    run_block(codes, ahead, scale, offset, prepared + begin * R, inputs, steps, code_sums, sums);
+    ahead.at += inputs / (nibbles ? 8 : 4) * ahead.stride;
   }
 }
 
 // The same under an outer scale: |scale · code| ≤ 127, so that the int32 sum holds channel_run inputs.
 template <int R>
-void dual_block(const Matrix &matrix, const std::byte *tile, const std::byte *prepared, float *sums) {
+void dual_block(const Matrix &matrix, const std::byte *tile, Ahead ahead, const std::byte *prepared, float *sums) {
   const GroupLayout layout(matrix);
   const int64_t runs = matrix.runs(), most = channel_run / matrix.group;
   const float *const steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
@@ -139,7 +152,8 @@ void dual_block(const Matrix &matrix, const std::byte *tile, const std::byte *pr
       Ints dots[R][vectors];
       start_run<R, true>(code_sums + b * R, dots);
       const int64_t begin = b * matrix.group;
-      dot_run<R, true>(layout.codes(tile, b), prepared + begin * R, least(matrix.group, matrix.padded - begin), dots);
+      const int64_t inputs = least(matrix.group, matrix.padded - begin);
+      dot_run<R, true>(layout.codes(tile, b), ahead, prepared + begin * R, inputs, dots);
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; ++v) {
         const Ints scale = layout.inner(tile, b, v);
@@ -164,13 +178,17 @@ void int8_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBlock
   for (int32_t i = 0; i < count; ++i) {
     const RowBlock &block = blocks[i];
     const std::byte *const x = block.form(form);
+    // The first block is what reads the tile; the others meanwhile ask for the next one, each its share.
+    const int64_t others = count - 1;
+    const Ahead ahead = i == 0 ? Ahead{tile + prefetch_bytes, 128}
+                               : Ahead{tile + matrix.tile_bytes + matrix.tile_bytes / others * (i - 1), 128 / others};
     with_rows<int8_rows>(block.rows, [&]<int R>() {
       if (matrix.outer >= 0) {
-        dual_block<R>(matrix, tile, x, sums);
+        dual_block<R>(matrix, tile, ahead, x, sums);
       } else if (matrix.store == MOE_I4) {
-        int8_block<R, true>(matrix, tile, x, sums);
+        int8_block<R, true>(matrix, tile, ahead, x, sums);
       } else {
-        int8_block<R, false>(matrix, tile, x, sums);
+        int8_block<R, false>(matrix, tile, ahead, x, sums);
       }
     });
     sums += block.rows * tile_outputs;

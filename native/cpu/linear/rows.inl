@@ -12,6 +12,9 @@ using linear::RowBlock;
 
 MOE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Inputs that are asked for before they are read: rows are short for what notices a stream by itself.
+constexpr int64_t row_ahead = 1024;
+
 MOE_INLINE const float *source(const Call &call, int64_t row) {  // null: reads as zeros
   const int64_t from = call.token_of ? call.token_of[row] : row;
   return from >= 0 && from < call.x_rows ? call.x + from * call.x_width : nullptr;
@@ -26,8 +29,10 @@ void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to)
 // The same rounded to bf16, in order; padded: a multiple of 16.
 void round_row(const float *x, int64_t in, int64_t padded, uint16_t *to) {
   if (!x) in = 0;
-  for (int64_t k = 0; k < padded; k += width)
+  for (int64_t k = 0; k < padded; k += width) {
+    if (k < in) __builtin_prefetch(x + k + row_ahead);
     store_bf16(to + k, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
+  }
 }
 
 // max|x| / 127 over [begin, end); NaN where a value is not finite, so that the row's results are NaN.
@@ -35,6 +40,7 @@ float step_of(const float *x, int64_t begin, int64_t end) {
   Vec most = zero();
   bool bad = false;
   for (int64_t k = begin; k < end; k += width) {
+    __builtin_prefetch(x + k + row_ahead);
     const Vec value = end - k >= width ? load(x + k) : load_part(x + k, end - k);
     most = max(abs(value), most);
     bad = bad || any(not_equal(value, value));
