@@ -47,6 +47,14 @@ double probe_multiply(int64_t rounds) {
   return static_cast<double>(rounds) * chains * width * 2;
 }
 
+#if defined(MOE_MATRIX_PRODUCTS)
+constexpr int lane_bytes = 8;  // whose products a lane sums
+MOE_INLINE Ints multiply_bytes(Ints sum, Ints a, Ints b) { return matrix_product(sum, a, b); }
+#else
+constexpr int lane_bytes = 4;
+MOE_INLINE Ints multiply_bytes(Ints sum, Ints a, Ints b) { return dot(sum, a, b); }
+#endif
+
 template <int chains>
 double probe_dot(int64_t rounds) {
   Ints a[chains];
@@ -59,13 +67,13 @@ double probe_dot(int64_t rounds) {
     __asm__ volatile("" : "+m"(weights));  // read anew, so that no round can be folded into another
     const Ints b = load_ints(weights);
 #pragma GCC unroll 12
-    for (int i = 0; i < chains; ++i) a[i] = dot(a[i], b, c);
+    for (int i = 0; i < chains; ++i) a[i] = multiply_bytes(a[i], b, c);
   }
   Ints all = zero_ints();
 #pragma GCC unroll 12
   for (int i = 0; i < chains; ++i) all = bit_xor(all, a[i]);
   keep_int = sum(all);
-  return static_cast<double>(rounds) * chains * width * 4 * 2;
+  return static_cast<double>(rounds) * chains * width * lane_bytes * 2;
 }
 
 #if defined(MOE_TILES)

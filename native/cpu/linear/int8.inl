@@ -173,6 +173,8 @@ void dual_block(const Matrix &matrix, const std::byte *tile, Ahead ahead, const 
   }
 }
 
+// Blocks of up to `most` rows.
+template <int most = int8_rows>
 void int8_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBlock *blocks, int32_t count, float *sums) {
   const std::byte *const tile = matrix.tiles + index * matrix.tile_bytes;
   for (int32_t i = 0; i < count; ++i) {
@@ -182,7 +184,7 @@ void int8_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBlock
     const int64_t others = count - 1;
     const Ahead ahead = i == 0 ? Ahead{tile + prefetch_bytes, 128}
                                : Ahead{tile + matrix.tile_bytes + matrix.tile_bytes / others * (i - 1), 128 / others};
-    with_rows<int8_rows>(block.rows, [&]<int R>() {
+    with_rows<most>(block.rows, [&]<int R>() {
       if (matrix.outer >= 0) {
         dual_block<R>(matrix, tile, ahead, x, sums);
       } else if (matrix.store == MOE_I4) {

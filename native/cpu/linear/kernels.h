@@ -13,7 +13,8 @@ namespace moe::cpu::linear {
 //   rounded bf16 [R][stride]                    dense and sparse parts of bf16, where Call::bf16
 //   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
 //   base, kept
-//           codes [padded / d][R][d], d = 4, or of least_tile_rows rows and more where there are tiles, their depth;
+//           codes [padded / d][R][d], d = 4, or 8 where there are matrix products, or of least_tile_rows rows and more where
+//           there are tiles, their depth;
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
 //   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as

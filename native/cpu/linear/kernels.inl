@@ -21,6 +21,10 @@
 #include "linear/amx.inl"
 #include "linear/amx_bf16.inl"
 #endif
+#if defined(MOE_MATRIX_PRODUCTS)
+#include "linear/integer_runs.inl"
+#include "linear/matrix_products.inl"
+#endif
 #include "linear/sparse_places.inl"
 // The ways to multiply by them.
 #include "linear/sparse_bf16.inl"
@@ -87,9 +91,12 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
 }  // namespace
 
 #if defined(MOE_TILES)
-const linear::Kernels linear_kernels{exact_rows, int8_rows, tile_rows, bf16_products, prepare, early, tiles};
+constexpr int dense_rows = tile_rows;
+#elif defined(MOE_MATRIX_PRODUCTS)
+constexpr int dense_rows = product_rows;
 #else
-const linear::Kernels linear_kernels{exact_rows, int8_rows, int8_rows, bf16_products, prepare, early, tiles};
+constexpr int dense_rows = int8_rows;
 #endif
+const linear::Kernels linear_kernels{exact_rows, int8_rows, dense_rows, bf16_products, prepare, early, tiles};
 
 }  // namespace moe::cpu::MOE_ISA

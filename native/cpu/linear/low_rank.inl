@@ -35,7 +35,7 @@ void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_
 void dense_tile(const Call &call, const Matrix &matrix, int64_t index, int64_t codes_form, const RowBlock *blocks,
                 int32_t count, float *widened, float *sums) {
   if (call.int8 && matrix.integer()) {
-#if defined(MOE_TILES)
+#if defined(MOE_TILES) || defined(MOE_MATRIX_PRODUCTS)
     return integer_tile(matrix, index, codes_form, blocks, count, widened, sums);
 #else
     return int8_tile(matrix, index, codes_form, blocks, count, sums);

@@ -71,12 +71,17 @@ struct Runs {
   }
 };
 
-// Inputs of a row that lie together in the codes of a block: the four of a dot product's lane, or a row of a tile.
+// Inputs of a row that lie together in the codes of a block: the four of a dot product's lane, the eight of a matrix product,
+// or a row of a tile. A row alone has one order for all of them.
 MOE_INLINE int64_t code_depth([[maybe_unused]] const Matrix &matrix, [[maybe_unused]] int rows) {
 #if defined(MOE_TILES)
   if (rows >= linear::least_tile_rows) return linear::depth_of_tiles(matrix, tile_depth);
 #endif
+#if defined(MOE_MATRIX_PRODUCTS)
+  return 8;
+#else
   return 4;
+#endif
 }
 
 void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::byte *form) {

@@ -1,6 +1,6 @@
 // The vocabulary on NEON of ARMv8.2 with dot products: 4 floats, 4 int32 or 16 bytes a vector, 32 registers. One text for
-// two sets: unsigned bytes meet signed ones in USDOT where the including file is compiled with i8mm, else as signed bytes
-// in SDOT.
+// two sets: unsigned bytes meet signed ones in USDOT, and two rows at a time in USMMLA, where the including file is
+// compiled with i8mm, else as signed bytes in SDOT.
 #pragma once
 #include <arm_neon.h>
 
@@ -96,6 +96,9 @@ MOE_INLINE void store_sums(float *p, Vec a, Vec b, Vec c, Vec d) {
 MOE_INLINE float maximum(Vec a) { return vmaxvq_f32(a.v); }
 
 MOE_INLINE Ints load_ints(const void *p) { return ints(vld1q_u8(static_cast<const uint8_t *>(p))); }
+MOE_INLINE Ints load_half(const void *p) {  // 8 bytes; zeros after them
+  return ints(vcombine_u8(vld1_u8(static_cast<const uint8_t *>(p)), vcreate_u8(0)));
+}
 MOE_INLINE Ints load_int8s(const void *p) {  // `width` signed bytes, one to a lane
   uint32_t four;
   std::memcpy(&four, p, sizeof four);
@@ -141,6 +144,15 @@ MOE_INLINE Vec nibble_to_float(Ints a) { return to_float(sub(bit_and(a, broadcas
 inline constexpr int dot_excess = 0;
 MOE_INLINE Ints dot(Ints sum, Ints w, Ints x) { return {vusdotq_s32(sum.v, bytes(w), signed_bytes(x))}; }
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return dot(sum, w, x); }
+
+#define MOE_MATRIX_PRODUCTS  // for what is only compiled where there are products of 2 × 8 by 8 × 2 bytes
+// lane 2i + j: sum + Σ_{k<8} unsigned byte w[8i + k] · signed byte x[8j + k].
+MOE_INLINE Ints matrix_product(Ints sum, Ints w, Ints x) { return {vusmmlaq_s32(sum.v, bytes(w), signed_bytes(x))}; }
+// Lanes of a and b by turns: those of the lower halves, those of the upper ones. And apart again.
+MOE_INLINE Ints zip_low(Ints a, Ints b) { return {vzip1q_s32(a.v, b.v)}; }
+MOE_INLINE Ints zip_high(Ints a, Ints b) { return {vzip2q_s32(a.v, b.v)}; }
+MOE_INLINE Ints even_lanes(Ints a, Ints b) { return {vuzp1q_s32(a.v, b.v)}; }
+MOE_INLINE Ints odd_lanes(Ints a, Ints b) { return {vuzp2q_s32(a.v, b.v)}; }
 #else
 inline constexpr int dot_excess = 128;
 MOE_INLINE Ints dot_nibble(Ints sum, Ints w, Ints x) { return {vdotq_s32(sum.v, signed_bytes(w), signed_bytes(x))}; }
