@@ -1,5 +1,5 @@
-// The tiles of AMX: their twin against plain products, and the linear kernels over them, twin or registers: of codes against
-// avx512 to the bit, of bf16 against the sums that tdpbf16ps is documented to make.
+// The tiles of AMX: their twin against plain products, and the linear kernels over them, twin or registers, against the sums
+// that tdpbf16ps is documented to make (cpu_integers.cc has those of codes).
 #define MOE_ISA amx_twin_test
 #define MOE_TILE_TWIN
 #include "cpu/simd/amx.h"
@@ -29,22 +29,6 @@ std::vector<uint8_t> random_bytes(size_t count) {
   return bytes;
 }
 
-// Forms that int8 mode multiplies as integers.
-struct Form {
-  const char *name;
-  moe_part part;
-};
-std::vector<Form> integer_forms() {
-  return {
-      {"i8 channel", integer_part(MOE_I8, 0, MOE_F32)},
-      {"i8 32 offset", integer_part(MOE_I8, 32, MOE_F16, true)},
-      {"i4 channel offset", integer_part(MOE_I4, 0, MOE_F16, true)},
-      {"i4 32", integer_part(MOE_I4, 32, MOE_F32)},
-      {"i4 64 offset", integer_part(MOE_I4, 64, MOE_F32, true)},
-      {"i4 128", integer_part(MOE_I4, 128, MOE_F16)},
-  };
-}
-
 // Those over tiles that this machine has.
 std::vector<std::string> tile_sets() {
   std::vector<std::string> names = instruction_sets();
@@ -52,13 +36,11 @@ std::vector<std::string> tile_sets() {
   return names;
 }
 
-Array product(const std::string &isa, const Bank &bank, const Array &x, const std::vector<double> &offsets = {}) {
+Array product(const std::string &isa, const Bank &bank, const Array &x) {
   Case graph;
   const int input = graph.input(x), weight = graph.weight(bank);
   const int y = graph.output(MOE_F32, {x.shape[0], bank.form.out});
-  const int at = offsets.empty() ? -1 : graph.input(i32({static_cast<int64_t>(offsets.size())}, offsets));
-  const int32_t mode = bank.form.base.scale < 0 ? MOE_AUTO : MOE_INT8;
-  graph.node(MOE_LINEAR, moe_linear{MOE_NONE, mode, MOE_F32}, {input, weight, -1, at}, {y});
+  graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_AUTO, MOE_F32}, {input, weight}, {y});
   return run(moe_backend_cpu(), graph, options(isa).c_str())[static_cast<size_t>(y)];
 }
 
@@ -222,39 +204,5 @@ TEST_CASE("cpu amx: a product of tiles is the product of the matrices that they 
     tiles.store<2>(result.data(), stride);
     for (size_t i = 0; i < m; ++i) std::fill_n(expected.begin() + static_cast<int64_t>(i) * stride / 4, n, 0);
     CHECK(result == expected);
-  }
-}
-
-TEST_CASE("cpu amx: every form of integers has the bits of avx512, for any number of rows and width") {
-  for (const std::string &isa : tile_sets()) {
-    for (const Form &form : integer_forms()) {
-      for (const int64_t in : {8, 40, 704, 1100, 2880}) {
-        const Bank bank = random_bank({in, 70, 1, false, form.part, true}, 3);
-        for (const int64_t rows : {7, 8, 16, 17, 33, 96, 250}) {
-          CAPTURE(isa);
-          CAPTURE(form.name);
-          CAPTURE(in);
-          CAPTURE(rows);
-          const Array x = random_array(MOE_F32, {rows, in}, 5);
-          CHECK(product(isa, bank, x).bytes == product("avx512", bank, x).bytes);
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("cpu amx: slots of few and of many rows, and sums longer than an int32 holds, have the bits of avx512") {
-  for (const std::string &isa : tile_sets()) {
-    for (const Form &form : integer_forms()) {
-      CAPTURE(isa);
-      CAPTURE(form.name);
-      const Bank experts = random_bank({160, 40, 5, false, form.part, true, {160, 96, 160, 37, 160}, {}}, 7);
-      const Array x = random_array(MOE_F32, {150, 160}, 8);
-      const std::vector<double> offsets{0, 100, 103, 112, 130, 150};
-      CHECK(product(isa, experts, x, offsets).bytes == product("avx512", experts, x, offsets).bytes);
-      const Bank wide = random_bank({66'000, 3, 1, false, form.part}, 9);
-      const Array wide_x = random_array(MOE_F32, {18, 66'000}, 10);
-      CHECK(product(isa, wide, wide_x).bytes == product("avx512", wide, wide_x).bytes);
-    }
   }
 }

@@ -50,9 +50,9 @@ void compare_bits(const Bank &bank, const Array &x, const std::vector<double> &o
 
 TEST_CASE("cpu integers: every instruction set has the same bits, for any number of rows and width") {
   for (const Form &form : forms()) {
-    for (const int64_t in : {8, 40, 704, 1100}) {
+    for (const int64_t in : {8, 40, 704, 1100, 2880}) {
       const Bank bank = random_bank({in, 70, 1, false, form.part, true}, 3);
-      for (const int64_t rows : {1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 33, 146}) {
+      for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 33, 250}) {
         CAPTURE(form.name);
         CAPTURE(in);
         CAPTURE(rows);

@@ -15,6 +15,9 @@
 #include "linear/int8.inl"
 // Rows in pairs, which it reads as int8 does.
 #include "linear/bf16.inl"
+#if defined(MOE_TILES) || defined(MOE_MATRIX_PRODUCTS)
+#include "linear/integer_runs.inl"
+#endif
 #if defined(MOE_TILES)
 #include "linear/amx_tiles.inl"
 // Over them.
@@ -22,7 +25,6 @@
 #include "linear/amx_bf16.inl"
 #endif
 #if defined(MOE_MATRIX_PRODUCTS)
-#include "linear/integer_runs.inl"
 #include "linear/matrix_products.inl"
 #endif
 #include "linear/sparse_places.inl"
