@@ -111,7 +111,7 @@ TEST_CASE("cpu map functions stay within 1e-6 relative") {
     const int y = graph.output(MOE_F32, {1, count});
     graph.node(MOE_MAP, moe_map{function, 0, 0}, {a}, {y});
     const Array expected = run(moe_backend_reference(), graph)[static_cast<size_t>(y)];
-    for (const std::string &isa : instruction_sets()) {
+    for (const std::string &isa : operation_sets()) {
       const Array got = run(moe_backend_cpu(), graph, ("isa=" + isa).c_str())[static_cast<size_t>(y)];
       double worst = 0;
       for (int64_t i = 0; i < count; ++i)

@@ -15,7 +15,8 @@ const moe_backend *moe_backend_cpu(void);
 
 namespace moe::test {
 
-inline std::vector<std::string> instruction_sets() {
+// Those whose kernels differ outside linear.
+inline std::vector<std::string> operation_sets() {
   std::vector<std::string> names;
   for (const char *name : {"plain", "avx2", "avx2vnni", "avx512", "neon", "neon-i8mm"}) {
     moe_device *device = nullptr;
@@ -63,7 +64,7 @@ inline std::vector<Array> run_alone(const Case &graph, const std::string &option
 // Symbol 0 is the tokens. row_by_row: the operation promises that a row depends on itself alone.
 inline void judge(const Case &graph, double tolerance, bool row_by_row = true) {
   const std::vector<Array> expected = run(moe_backend_reference(), graph);
-  for (const std::string &isa : instruction_sets()) {
+  for (const std::string &isa : operation_sets()) {
     CAPTURE(isa);
     const std::vector<Array> once = run(moe_backend_cpu(), graph, ("isa=" + isa + "\nthreads=1").c_str());
     const std::vector<Array> twice = run(moe_backend_cpu(), graph, ("isa=" + isa + "\nthreads=2").c_str());

@@ -57,7 +57,7 @@ Case layer() {
 
 TEST_CASE("cpu: several threads, each with its own device and queue, run a layer at once and agree to the bit") {
   const Case graph = layer();
-  for (const std::string &isa : instruction_sets()) {
+  for (const std::string &isa : operation_sets()) {
     CAPTURE(isa);
     const std::vector<Array> alone = run(moe_backend_cpu(), graph, ("isa=" + isa + "\nthreads=1").c_str());
     std::atomic<int> wrong{0}, runs{0};
