@@ -32,7 +32,10 @@ constexpr int product_operands = tile_outputs / 2;  // of weights, 2 outputs eac
 template <bool nibbles>
 void make_operands(const std::byte *codes, int64_t inputs, std::byte *to) {
   constexpr int64_t bytes = nibbles ? 128 : 256;
+  Ahead ahead{codes + prefetch_bytes, 128};
   for (int64_t k = 0; k < inputs; k += 8, codes += bytes) {
+    ahead.step();
+    if constexpr (!nibbles) ahead.step();
     Ints w[vectors], later[vectors];
     load_step<nibbles, 0>(codes, w);
     load_step<nibbles, nibbles ? 1 : 0>(codes + bytes - 128, later);
