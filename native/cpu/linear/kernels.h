@@ -17,8 +17,8 @@ namespace moe::cpu::linear {
 //           there are tiles, their depth;
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
 //   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
-//   early   f32 [32 · (tiles of A, then of kept rows)][R]: A·x and kept rows·x, written by `early`; A·x as
-//           bf16 [R][32 · tiles of A] where B is multiplied so, zeros behind its ranks
+//   early   A·x f32 [32 · tiles of A][R], or as bf16 [R][32 · tiles of A] in the first half of it, zeros behind its ranks, where
+//           B is multiplied so; then kept rows·x f32 [R][32 · tiles of kept rows], and kept_slack floats; written by `early`
 struct Forms {
   int64_t floats = -1, rounded = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
   int64_t stride = 0;
@@ -51,6 +51,8 @@ struct Call {
 // Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of up to `segment_rows` rows.
 inline constexpr int segment_rows = 144;
 inline constexpr int widened_inputs = 128;
+// Floats that a look-up of kept rows may read past the last one.
+inline constexpr int kept_slack = 16;
 // bf16 inputs that one look-up can choose from: a step of sparse values that reaches farther is multiplied in f32.
 inline constexpr int pair_window = 32;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;

@@ -1,4 +1,4 @@
-// y = activation(Base·x + B·(A·x) + S·x + kept rows·x + bias) + residual for tiles of a few rows. Layouts: tile.h,
+// y = activation(kept rows·x + Base·x + B·(A·x) + S·x + bias) + residual for tiles of a few rows. Layouts: tile.h,
 // kernels.h. A tile's sums are added part by part in that order; neither it nor the order within a part depends on how
 // many rows or threads there are, so a row's result is bitwise its own.
 //
@@ -43,16 +43,6 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-int64_t rows_of(const RowBlock *blocks, int32_t count) {
-  int64_t rows = 0;
-  for (int32_t i = 0; i < count; ++i) rows += blocks[i].rows;
-  return rows;
-}
-
-void clear(float *sums, int64_t rows) {
-  for (int64_t i = 0; i < rows * tile_outputs; i += width) store(sums + i, zero());
-}
-
 void early(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end, float *thread_scratch) {
   const Slot &slot = call.slots[blocks[0].slot];
   float *const widened = thread_scratch, *const sums = thread_scratch + linear::widened_inputs * tile_outputs;
@@ -66,23 +56,57 @@ void early(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
   }
 }
 
+// Tiles of a slot that has no more than factors and kept rows: few products, so most of what moves is y, and a block's rows
+// of it are written one line after the other.
+void added_tiles(const Call &call, const Slot &slot, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end,
+                 float *widened, float *sums) {
+  KeptLanes lanes[most_added_run];
+  const int64_t run = slot.added_run();
+  const bool few = rows_of(blocks, count) <= few_rows;
+  for (int64_t first = begin; first < end; first += run) {
+    const int64_t stop = least(end, first + run);
+    for (int64_t index = first; index < stop && !few; ++index) lanes[index - first] = kept_lanes(slot, index);
+    for (int32_t i = 0; i < count; ++i) {
+      for (int64_t index = first; index < stop; ++index) {
+        if (few) {
+          start_few(call, slot, index, blocks + i, 1, sums);
+        } else {
+          start_sums(call, slot, lanes[index - first], blocks + i, 1, sums);
+        }
+        if (slot.expand) expand_tile(call, slot, index, blocks + i, 1, widened, sums);
+        finish(call, slot, index, blocks + i, 1, sums);
+      }
+    }
+  }
+}
+
+// body(slot, its blocks, their count, their sums) for each slot of a segment.
+template <typename Body>
+MOE_INLINE void for_slots(const Call &call, const RowBlock *blocks, int32_t count, float *sums, const Body &body) {
+  for (int32_t i = 0, own; i < count; i += own) {
+    own = 1;
+    while (i + own < count && blocks[i + own].slot == blocks[i].slot) ++own;
+    body(call.slots[blocks[i].slot], blocks + i, own, sums);
+    sums += rows_of(blocks + i, own) * tile_outputs;
+  }
+}
+
 void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end, float *thread_scratch) {
   const Slot &first = call.slots[blocks[0].slot];
   float *const widened = thread_scratch, *const sums = thread_scratch + linear::widened_inputs * tile_outputs;
-  const int64_t rows = rows_of(blocks, count);
-  for (int64_t index = begin; index < end; ++index) {
-    clear(sums, rows);
-    if (first.base) dense_tile(call, first.base, index, call.forms.base, blocks, count, widened, sums);
-    float *own_sums = sums;
-    for (int32_t i = 0, own; i < count; i += own) {  // the blocks of one slot
-      const Slot &slot = call.slots[blocks[i].slot];
-      own = 1;
-      while (i + own < count && blocks[i + own].slot == blocks[i].slot) ++own;
-      if (slot.expand) expand_tile(call, slot, index, blocks + i, own, widened, own_sums);
-      if (slot.sparse.values) sparse_tile(call, slot.sparse, index, blocks + i, own, widened, own_sums);
-      if (slot.kept_count > 0) add_kept_rows(call, slot, index, blocks + i, own, own_sums);
-      finish(call, slot, index, blocks + i, own, own_sums);
-      own_sums += rows_of(blocks + i, own) * tile_outputs;
+  if (first.only_added()) {
+    added_tiles(call, first, blocks, count, begin, end, widened, sums);
+  } else {
+    for (int64_t index = begin; index < end; ++index) {
+      for_slots(call, blocks, count, sums, [&](const Slot &slot, const RowBlock *own, int32_t owned, float *own_sums) {
+        start_tile(call, slot, index, own, owned, own_sums);
+      });
+      if (first.base) dense_tile(call, first.base, index, call.forms.base, blocks, count, widened, sums);
+      for_slots(call, blocks, count, sums, [&](const Slot &slot, const RowBlock *own, int32_t owned, float *own_sums) {
+        if (slot.expand) expand_tile(call, slot, index, own, owned, widened, own_sums);
+        if (slot.sparse.values) sparse_tile(call, slot.sparse, index, own, owned, widened, own_sums);
+        finish(call, slot, index, own, owned, own_sums);
+      });
     }
   }
   if (end == first.tile_count && first.columns() < call.y_width) {

@@ -24,6 +24,7 @@ constexpr int64_t task_products = 32 * 1024;  // multiply-adds worth a claim
 struct Span {
   int64_t tiles, products;  // multiply-adds of a row and a tile
   int64_t rows;
+  int64_t least_tiles;  // of a task
   int64_t first_task, tiles_per_task;
   int32_t first_block, blocks;
 };
@@ -81,7 +82,7 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
       forms.rows = place(forms.stride * 4);
     }
   }
-  if (bank.early_tiles() > 0) forms.early = place(bank.early_tiles() * tile_outputs * 4);
+  if (bank.early_tiles() > 0) forms.early = place((bank.early_tiles() * tile_outputs + kept_slack) * 4);
   *row_bytes = std::max<int64_t>(64, bytes);
   return forms;
 }
@@ -132,7 +133,7 @@ struct Pass {
            std::byte *prepared) {
     const Slot &slot = bank.slot(slot_index);
     Span &chunk = chunks[chunk_count++];
-    chunk = {slot.early_tiles(), slot.in * tile_outputs, count, 0, 0, block_count, 0};
+    chunk = {slot.early_tiles(), slot.in * tile_outputs, count, 1, 0, 0, block_count, 0};
     for (int64_t done = 0, cuts = ceil_divide(count, height); cuts > 0; --cuts) {
       const int64_t height_now = ceil_divide(count - done, cuts);
       blocks[block_count++] = {first + done, static_cast<int32_t>(height_now), static_cast<int32_t>(slot_index),
@@ -150,7 +151,9 @@ struct Pass {
       last->rows += count;
       return;
     }
-    segments[segment_count++] = {slot.tile_count, slot.products(), count, 0, 0, chunk.first_block, chunk.blocks};
+    const int64_t least_tiles = slot.only_added() ? slot.added_run() : 1;
+    segments[segment_count++] = {slot.tile_count,   slot.products(), count, least_tiles, 0, 0,
+                                 chunk.first_block, chunk.blocks};
   }
 };
 
@@ -165,8 +168,8 @@ void run_spans(const Call &call, const Context &context, const Pass &pass, Span 
   const int64_t share = std::max<int64_t>(1, tiles / (4 * context.threads));
   for (int32_t i = 0; i < count; ++i) {
     Span &span = spans[i];
-    span.tiles_per_task =
-        std::clamp<int64_t>(task_products / std::max<int64_t>(1, span.products * span.rows), 1, share);
+    span.tiles_per_task = std::clamp<int64_t>(task_products / std::max<int64_t>(1, span.products * span.rows),
+                                              std::min(span.least_tiles, share), share);
     span.first_task = tasks;
     tasks += std::max(least_tasks, ceil_divide(span.tiles, span.tiles_per_task));
   }

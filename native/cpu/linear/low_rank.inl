@@ -10,13 +10,26 @@ MOE_INLINE bool reads_rounded(const Call &call, const Matrix &matrix) {
   return bf16_products && call.bf16 && matrix.store == MOE_BF16;
 }
 
-// sums [rows][32] of each block, to rows [32 · index, …) of its `early` form.
+// Kept rows·x of a block, behind A·x.
+MOE_INLINE float *kept_results(const Call &call, const Slot &slot, const RowBlock &block) {
+  const int64_t before = slot.shrink.tile_count * tile_outputs * block.rows;
+  return reinterpret_cast<float *>(block.form(call.forms.early)) + before;
+}
+
+// sums [rows][32] of each block, tile `index` of A or, behind A, of the kept rows, to its `early` form.
 void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_t index, const float *sums) {
   const Slot &slot = call.slots[blocks[0].slot];
-  const bool rounded = index < slot.shrink.tile_count && reads_rounded(call, slot.expand);
+  const bool shrink = index < slot.shrink.tile_count;
+  const bool rounded = shrink && reads_rounded(call, slot.expand);
   for (int32_t i = 0; i < count; ++i) {
     const int32_t rows = blocks[i].rows;
     std::byte *const form = blocks[i].form(call.forms.early);
+    if (!shrink) {
+      float *to = kept_results(call, slot, blocks[i]) + (index - slot.shrink.tile_count) * tile_outputs;
+      for (int32_t r = 0; r < rows; ++r, to += slot.kept.tile_count * tile_outputs, sums += tile_outputs)
+        for (int v = 0; v < tile_outputs; v += width) store(to + v, load(sums + v));
+      continue;
+    }
     if (rounded) {
       auto *const to = reinterpret_cast<uint16_t *>(form) + index * tile_outputs;
       // Zeros behind them: A's own padding is 0 · x, a NaN where x is infinite.

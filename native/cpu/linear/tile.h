@@ -36,6 +36,8 @@
 namespace moe::cpu {
 
 inline constexpr int tile_outputs = 32;
+// Tiles of such a run: 4 KB of a row of y, whose part of B stays in the second-level cache.
+inline constexpr int64_t most_added_run = 32, added_run_bytes = 256 << 10;
 inline constexpr int64_t channel_run = 65536;  // inputs whose 255·128 products still fit an int32 sum
 
 struct Matrix {
@@ -84,6 +86,12 @@ struct Slot {
 
   [[gnu::always_inline]] int64_t columns() const { return gated ? out / 2 : out; }  // of y
   [[gnu::always_inline]] int64_t early_tiles() const { return shrink.tile_count + kept.tile_count; }
+  // Nothing but factors and kept rows: then a block of rows meets a run of tiles before the next block does.
+  [[gnu::always_inline]] bool only_added() const { return !base && !sparse.values; }
+  [[gnu::always_inline]] int64_t added_run() const {
+    const int64_t cached = expand.tile_bytes > 0 ? added_run_bytes / expand.tile_bytes : most_added_run;
+    return cached < 1 ? 1 : cached < most_added_run ? cached : most_added_run;
+  }
   // Multiply-adds of a row and a tile, about.
   [[gnu::always_inline]] int64_t products() const { return (base.in + expand.in + sparse.values.in) * tile_outputs; }
 };

@@ -240,6 +240,27 @@ export const parts: readonly Case[] = [
     outOf: even(5, 120),
     activation: 'swiglu',
   }),
+  // Factors and kept rows alone, whose tiles are done in runs: more tiles than a run, more rows than a block.
+  ...(['exact', 'int8'] as const).flatMap((mode) => {
+    const form: Parts = { lowRank: { rank: 8 }, ...rows(301, int4) };
+    return [
+      linear('several runs of tiles', form, mode, { tokens: 29, in: 64, out: 1100, bias: true, activation: 'silu' }),
+      linear('several runs of tiles, gated', form, mode, { tokens: 29, in: 64, out: 600, activation: 'swiglu' }),
+      linear('several runs of tiles, widths differ', form, mode, {
+        experts: 3,
+        topK: 2,
+        tokens: 40,
+        in: 64,
+        out: 1100,
+        outOf: [1100, 301, 1043],
+      }),
+    ];
+  }),
+  linear('a rank that shortens runs', { lowRank: { rank: 300, format: f32 }, ...rows(5, f32) }, 'exact', {
+    tokens: 29,
+    in: 300,
+    out: 300,
+  }),
   // Blocks wider than a word of 32, of odd widths, and as wide as a place can name.
   ...[
     sparse(2, 4, f32),
