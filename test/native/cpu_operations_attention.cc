@@ -110,6 +110,20 @@ TEST_CASE("cpu attention ignores what lies in the cache past a length") {
   judge(graph, 1e-5);
 }
 
+// A context is cut at multiples of 512 keys, of 1024 from 8193 keys on.
+TEST_CASE("cpu attention: contexts around the cuts, alone and among other tokens") {
+  const Batch batch = batch_of({{510, 4}, {1020, 1}, {1600, 2}, {3, 1}});
+  for (const int32_t cache : {MOE_F32, MOE_F16, MOE_BF16}) {
+    for (const moe_attention &form :
+         {causal, moe_attention{0, 0, 1, 600, 0.2f, 0}, moe_attention{0, 0, 1, 0, 0.4f, 2.5f}}) {
+      CAPTURE(cache);
+      CAPTURE(form.window);
+      judge(attention_case(batch, {8, 2, 24, 16, cache, form}), 2e-5);
+    }
+  }
+  judge(attention_case(batch_of({{8190, 4}}), {2, 1, 8, 64, MOE_F32, causal}), 2e-5);
+}
+
 TEST_CASE("cpu attention large enough for two threads") {
   judge(attention_case(batch_of({{0, 200}, {300, 1}}), {16, 4, 64, 16, MOE_F32, causal}), 2e-5);
 }

@@ -1,303 +1,218 @@
 // attention: a ragged batch of queries over a paged cache; operations.h has the formula.
 //
 // Layout: q, y f32 [T, heads·D]; k, v f32 [T, kv_heads·D]; caches: attention_cache.inl; pages i32 [sequences·P].
-// A task takes a block of consecutive tokens of one sequence and up to `attention_rows` rows, a row being one token and
-// one of the heads that share a key head. It walks the keys in tiles of `attention_keys` that begin at multiples of it
-// in the sequence: all scores, then a softmax that rescales its sums where the maximum grows, then p·v. A tile for many
-// rows is copied to f32 first; for few it is read where it lies. Each (row, key) score is one chain of fma over D and
-// one fixed tree; each row adds its visible keys in rising order. So a row's bits depend neither on its block nor on
-// other rows. Keys outside the page table or the cache read as zeros; rows never touch the values of keys that they may
-// not see.
-// Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache.
-// Reached: 55 % of the f32 peak at 512 queries over 2048 keys, 8 heads over one (50 % each over its own); one query over
-// 2048 keys of 16 heads reads 30 GB/s of an f32 cache, 18 to 29 of bf16, 23 of i8, where streaming gives 37 to 54
-// (AVX-512, 2 Zen 5 cores, 2026-11-29; docs/performance.md).
+// A block is consecutive tokens of one sequence. A row is one token and one query head; rows that share a key head share
+// what is read of it. The context is cut at multiples of a length that depends on how many keys a token sees alone. In a
+// chunk a row walks tiles of `attention_keys` keys (attention_tile.inl) with a softmax that rescales its sums where the
+// maximum grew; what it saw in the chunks is added in rising order, by the task that walks them all, or afterwards where
+// each chunk was a task of its own. So a row's bits depend neither on its block, nor on other rows, nor on threads. Keys
+// outside the page table or the cache read as zeros.
+// Few rows a key head: a task takes the cache in its own order, all heads of some keys, and reads it where it lies. Many:
+// a task takes one key head, and copies its tiles to f32 before they are read again and again.
+// Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache, and
+// where several query heads share a key head, their f32 products before that (docs/performance.md counts them).
+// Reached: one query over 2048 keys of 16 heads of 128 reads 28 GB/s of an f32 cache, where streaming gives 35, 24 of bf16
+// and 14 to 15 of i8; with 8 heads over one, 76 to 101 GFLOP/s of 236; 512 queries, 143 to 158 (AVX-512, 2 Zen 4 cores,
+// 2026-11-29; docs/performance.md).
 
 namespace moe::cpu::MOE_ISA {
 
-// Rows whose products with 4 keys are held in registers together.
-inline constexpr int row_block = registers >= 32 ? 4 : 2;
-// From so many rows on, a tile is copied to f32 before it is read again and again.
+// From so many rows to a key head on, tiles are copied.
 inline constexpr int rows_worth_a_copy = 9;
-// While a tile is worked on, the next one is asked for into the second-level cache, so many keys at a time: its keys
-// between scores, its values between products with the values.
-inline constexpr int ask_keys = 8;
+// What is walked through all heads before the next keys, and asked for ahead: in the second-level cache with room.
+inline constexpr int64_t bytes_walked = 49152;
 
-// What a task works on. `key` and `value` point at the tile's rows, of the `dtype` that the functions below name.
-struct AttentionTask {
-  const float *query[attention_rows];
-  int64_t first[attention_rows], end[attention_rows];  // keys that a row sees
-  float maximum[attention_rows], total[attention_rows];
-  const void *key[attention_keys], *value[attention_keys];
-  const std::byte *next[2][attention_keys];  // keys and values of the next tile, where they lie in the caches
-  int64_t next_bytes;                        // of such a row
-  bool quantized;
-  alignas(64) float step[2][attention_keys], next_step[2][attention_keys];  // of the rows, where they are codes
-  float *scores, *sums;                                                     // [rows][attention_keys], [rows][padded]
-  int64_t head_dim, padded;
-
-  // Asks memory for rows j … j + ask_keys of the next tile: the hardware's own prefetch does not follow from one key head
-  // to the same head of the next position.
-  MOE_INLINE void ask(int which, int j) const {
-    for (int i = j; i < smaller(j + ask_keys, attention_keys); ++i)
-      for (int64_t b = 0; b < next_bytes; b += 64) __builtin_prefetch(next[which][i] + b, 0, 2);
-  }
-
-  // Whether row r sees a key of the tile that begins at key `base`.
-  bool sees(int r, int64_t base) const {
-    return first[r] < base + attention_keys && end[r] > base && first[r] < end[r];
-  }
-};
-
-// Rows r … r + M against keys j … j + 4·N of the tile.
-template <int dtype, int M, int N>
-MOE_INLINE void score_block(const AttentionTask &task, int r, int j) {
-  Vec part[M][4 * N];
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < 4 * N; ++n) part[m][n] = zero();
-  int64_t d = 0;
-  for (; d + width <= task.head_dim; d += width) {
-    Vec q[M];
-    for (int m = 0; m < M; ++m) q[m] = load(task.query[r + m] + d);
-    for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load_cached(task.key[j + n], dtype, d, width);
-      for (int m = 0; m < M; ++m) part[m][n] = fma(q[m], k, part[m][n]);
-    }
-  }
-  if (const int64_t left = task.head_dim - d; left > 0) {
-    for (int n = 0; n < 4 * N; ++n) {
-      const Vec k = load_cached(task.key[j + n], dtype, d, left);
-      for (int m = 0; m < M; ++m) part[m][n] = fma(load_part(task.query[r + m] + d, left), k, part[m][n]);
-    }
-  }
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < 4 * N; n += 4)
-      store_sums(task.scores + (r + m) * attention_keys + j + n, part[m][n], part[m][n + 1], part[m][n + 2],
-                 part[m][n + 3]);
-}
-
-// sums[r + m][d …] += Σ_{from ≤ j < to} p[r + m][j] · value[j][d …], C vectors from d on.
-template <int dtype, int M, int C>
-MOE_INLINE void value_block(const AttentionTask &task, int r, int64_t d, int64_t left, int from, int to) {
-  Vec part[M][C];
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < C; ++n) part[m][n] = load(task.sums + (r + m) * task.padded + d + n * width);
-  for (int j = from; j < to; ++j) {
-    Vec v[C];
-    const std::byte *const row = static_cast<const std::byte *>(task.value[j]) + d * (dtype == MOE_I8    ? 1
-                                                                                      : dtype == MOE_F32 ? 4
-                                                                                                         : 2);
-    for (int n = 0; n < C; ++n) v[n] = load_cached(row, dtype, n * width, C > 1 ? width : left);
-    for (int m = 0; m < M; ++m) {
-      const Vec p = broadcast(task.scores[(r + m) * attention_keys + j]);
-      for (int n = 0; n < C; ++n) part[m][n] = fma(p, v[n], part[m][n]);
-    }
-  }
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < C; ++n) store(task.sums + (r + m) * task.padded + d + n * width, part[m][n]);
-}
-
-template <int dtype, int M>
-inline void add_values(const AttentionTask &task, int r, int from, int to) {
-  if (from >= to) return;
-  constexpr int columns = M == 1 ? 8 : 4;
-  int64_t d = 0;
-  for (; d + columns * width <= task.head_dim; d += columns * width)
-    value_block<dtype, M, columns>(task, r, d, width, from, to);
-  for (; d < task.head_dim; d += width) value_block<dtype, M, 1>(task, r, d, task.head_dim - d, from, to);
-}
-
-// Scores of row r in the tile that begins at key `base` become exp(score − maximum), times the step of a value that is
-// codes; the row's sums are rescaled where the maximum grew.
-inline void soften(const moe_attention &a, AttentionTask &task, int r, int64_t base) {
-  float *scores = task.scores + r * attention_keys;
-  alignas(64) float index[width];
-  for (int i = 0; i < width; ++i) index[i] = static_cast<float>(i);
-  const float first = static_cast<float>(larger<int64_t>(task.first[r] - base, 0));
-  const float end = static_cast<float>(smaller<int64_t>(task.end[r] - base, attention_keys));
-  const bool whole = first == 0 && end == attention_keys;
-  const Vec scale = broadcast(a.scale), cap = broadcast(a.soft_cap), lowest = broadcast(-infinity);
-  Vec most = lowest;
-  for (int j = 0; j < attention_keys; j += width) {
-    Vec s = mul(load(scores + j), task.quantized ? mul(scale, load(task.step[0] + j)) : scale);
-    if (a.soft_cap > 0) s = mul(cap, tanh(div(s, cap)));
-    if (!whole) {
-      const Vec at = add(load(index), broadcast(static_cast<float>(j)));
-      s = select(greater(broadcast(first), at), lowest, select(greater(broadcast(end), at), s, lowest));
-    }
-    store(scores + j, s);
-    most = max(most, s);
-  }
-  const float before = task.maximum[r], after = larger(before, maximum(most));
-  Vec added = zero();
-  for (int j = 0; j < attention_keys; j += width) {
-    const Vec p = exp(sub(load(scores + j), broadcast(after)));
-    store(scores + j, task.quantized ? mul(p, load(task.step[1] + j)) : p);
-    added = add(added, p);
-  }
-  if (after != before) {
-    alignas(64) float factor[width];
-    store(factor, exp(broadcast(before - after)));
-    task.total[r] *= factor[0];
-    for (int64_t d = 0; d < task.padded; d += width) {
-      float *sums = task.sums + r * task.padded + d;
-      store(sums, mul(load(sums), broadcast(factor[0])));
-    }
-    task.maximum[r] = after;
-  }
-  task.total[r] += sum(added);
-}
-
-// Keys [from, to) of a tile for rows r … r + M: those that all of them see together, the others row by row, in rising
-// order.
-template <int dtype, int M>
-inline void weigh(const AttentionTask &task, int r, int64_t base) {
-  int64_t from = 0, to = attention_keys;
-  for (int m = 0; m < M; ++m) {
-    from = larger(from, task.first[r + m] - base);
-    to = smaller(to, task.end[r + m] - base);
-  }
-  from = smaller<int64_t>(from, attention_keys);
-  to = larger(from, to);
-  for (int m = 0; m < M && M > 1; ++m) {
-    const int64_t start = larger<int64_t>(task.first[r + m] - base, 0), end = smaller(task.end[r + m] - base, from);
-    add_values<dtype, 1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
-  }
-  const int step = r == 0 ? ask_keys : attention_keys;
-  for (int j = static_cast<int>(from); j < to; j += step) {
-    if (r == 0) task.ask(1, j);
-    add_values<dtype, M>(task, r, j, smaller(j + step, static_cast<int>(to)));
-  }
-  for (int m = 0; m < M && M > 1; ++m) {
-    const int64_t start = larger(task.first[r + m] - base, to),
-                  end = smaller<int64_t>(task.end[r + m] - base, attention_keys);
-    add_values<dtype, 1>(task, r + m, static_cast<int>(start), static_cast<int>(end));
-  }
-}
-
-// Scores of rows r … r + count against the keys of the tile that any of them sees.
-template <int dtype>
-inline void score_rows(const AttentionTask &task, int r, int count, int64_t base) {
-  int64_t first = attention_keys, end = 0;
-  for (int m = r; m < r + count; ++m) {
-    if (!task.sees(m, base)) continue;
-    first = smaller(first, larger<int64_t>(task.first[m] - base, 0));
-    end = larger(end, smaller<int64_t>(task.end[m] - base, attention_keys));
-  }
-  for (int j = static_cast<int>(first) / 8 * 8; j < end; j += 8) {
-    if (r == 0) task.ask(0, j);
-    if (count == row_block) {
-      score_block<dtype, row_block, 1>(task, r, j);
-      score_block<dtype, row_block, 1>(task, r, j + 4);
-    } else {
-      for (int m = r; m < r + count; ++m) score_block<dtype, 1, 2>(task, m, j);
-    }
-  }
-}
-
-// One thing after the other for all rows, so that the keys, and then the values, stay in the nearest cache.
-template <int dtype>
-inline void attend_tile(const moe_attention &a, AttentionTask &task, int rows, int64_t base) {
-  for (int r = 0; r < rows; r += row_block) score_rows<dtype>(task, r, smaller(row_block, rows - r), base);
-  for (int r = 0; r < rows; ++r)
-    if (task.sees(r, base)) soften(a, task, r, base);
-  for (int r = 0; r < rows; r += row_block) {
-    const int last = smaller(r + row_block, rows);
-    bool all = last - r == row_block;
-    for (int m = r; m < last; ++m) all = all && task.sees(m, base);
-    if (all) {
-      weigh<dtype, row_block>(task, r, base);
-      continue;
-    }
-    for (int m = r; m < last; ++m)
-      if (task.sees(m, base)) weigh<dtype, 1>(task, m, base);
-  }
-}
-
-// Tokens first … last − 1 (one sequence), and of the query heads of key head `kv` those from `head` on.
+// Tokens first … last − 1 (one sequence), key heads kv … kv + kv_heads − 1, and `heads` query heads of each from `head`
+// on; keys from … to − 1.
 struct Share {
-  int64_t first, last, kv, head, heads;
+  int64_t first, last, kv, kv_heads, head, heads, from, to;
 
-  int rows() const { return static_cast<int>((last - first) * heads); }
+  int64_t group() const { return (last - first) * heads; }
 };
 
+// How the context of a token that sees keys below `end` is cut.
+inline int64_t chunk_of(int64_t end) {
+  int64_t keys = attention_chunk;
+  while (end > keys * attention_chunks) keys *= 2;
+  return keys;
+}
+
+// y of a row that saw `seen`.
+inline void finish(const Attention &f, const float *seen, float *y, bool any) {
+  const Vec total = broadcast(seen[f.at.padded + 1]);
+  for (int64_t d = 0; d < f.head_dim; d += width)
+    store_some(y + d, any ? div(load(seen + d), total) : zero(), f.head_dim - d);
+}
+
+// Writes y, or where `partial` is given, what each (token, query head) of the share saw to there.
 // `dtype`: of the rows of a tile, f32 where they are copied.
 template <int dtype>
-inline void attend(const Attention &f, const Share &share, std::byte *scratch) {
+inline void attend(const Attention &f, const Share &share, std::byte *scratch, float *partial) {
+  const auto part = [&](int64_t at) { return reinterpret_cast<float *>(scratch + at); };
+  const std::byte *const zeros = f.c.scratch + f.at.zeros;
+  const int64_t padded = f.at.padded, kept = padded + attention_tail, sequence = f.sequence[share.first],
+                heads = f.a.heads / f.a.kv_heads, chunk = chunk_of(f.visible(share.first).end);
+  const bool copied = share.group() >= rows_worth_a_copy;
   AttentionTask task;
-  task.scores = reinterpret_cast<float *>(scratch + f.at.scores);
-  task.sums = reinterpret_cast<float *>(scratch + f.at.sums);
+  task.heads = share.kv_heads;
+  task.group = share.group();
   task.head_dim = f.head_dim;
-  task.padded = f.at.padded;
-  float *wide[2] = {reinterpret_cast<float *>(scratch + f.at.keys), reinterpret_cast<float *>(scratch + f.at.values)};
-  float *queries = reinterpret_cast<float *>(scratch + f.at.queries);
-  float *zeros = reinterpret_cast<float *>(scratch + f.at.zeros);
-  for (int64_t d = 0; d < f.at.padded; d += width) store(zeros + d, zero());
-  const int rows = share.rows();
-  const int64_t first_column = (share.kv * (f.a.heads / f.a.kv_heads) + share.head) * f.head_dim;
-  const auto token_of = [&](int r) { return share.first + r / share.heads; };
-  const auto column_of = [&](int r) { return first_column + r % share.heads * f.head_dim; };  // in q and y
-  int64_t from = INT64_MAX, to = 0;
+  task.padded = padded;
+  task.scores = part(f.at.scores);
+  task.head_bytes = f.head_dim * f.cache_bytes;
+  task.lines = (share.kv_heads * task.head_bytes + 63) / 64;
+  task.walked = attention_keys;
+  while (!copied && task.walked > key_block && task.walked * task.lines * 64 > bytes_walked) task.walked /= 2;
+  task.ahead = copied ? 2 * attention_keys : task.walked;
+  float *const steps[2] = {part(f.at.steps), part(f.at.steps) + attention_rows * attention_keys};
+  for (int which = 0; which < 2; ++which) task.steps[which] = f.quantized ? steps[which] : nullptr;
+
+  const int rows = static_cast<int>(task.heads * task.group);
+  const auto token_of = [&](int r) { return share.first + r % task.group / share.heads; };
+  const auto head_of = [&](int r) { return (share.kv + r / task.group) * heads + share.head + r % share.heads; };
+  int64_t from = INT64_MAX, to = 0, sequence_end = 0;
   for (int r = 0; r < rows; ++r) {
     const int64_t t = token_of(r);
     const Attention::Range range = f.visible(t);
-    const float *query = f.c.input[0].as<const float>() + t * f.c.input[0].width + column_of(r);
-    float *copied = queries + r * f.at.padded;
-    for (int64_t d = 0; d < f.head_dim; d += width) store(copied + d, load_some(query + d, f.head_dim - d));
-    task.query[r] = copied;
-    task.first[r] = range.first;
-    task.end[r] = range.end;
-    task.maximum[r] = -infinity;
-    task.total[r] = 0;
-    for (int64_t d = 0; d < f.at.padded; d += width) store(task.sums + r * f.at.padded + d, zero());
-    if (range.first >= range.end) continue;
-    from = smaller(from, range.first);
-    to = larger(to, range.end);
+    const float *query = f.c.input[0].as<const float>() + t * f.c.input[0].width + head_of(r) * f.head_dim;
+    float *copy = part(f.at.queries) + r * padded;
+    for (int64_t d = 0; d < f.head_dim; d += width) store(copy + d, load_some(query + d, f.head_dim - d));
+    task.query[r] = copy;
+    task.first[r] = larger(range.first, share.from);
+    task.end[r] = larger(task.first[r], smaller(range.end, share.to));
+    task.seen[r] =
+        partial ? partial + ((t - share.first) * f.a.heads + head_of(r)) * kept : part(f.at.chunk) + r * kept;
+    forget(task.seen[r], padded);
+    forget(part(f.at.whole) + r * kept, padded);
+    if (task.first[r] == task.end[r]) continue;
+    from = smaller(from, task.first[r]);
+    to = larger(to, task.end[r]);
+    sequence_end = larger(sequence_end, range.end);
   }
-  const auto find = [&](int64_t base) {  // the rows of a tile, into task.next
-    int64_t places[attention_keys];
-    f.places(f.sequence[share.first], base, from, to, places);
+
+  const auto find = [&](int64_t base, const std::byte **places) {  // of a tile
+    int64_t at[attention_keys];
+    f.places(sequence, base, from, sequence_end, at);
     for (int which = 0; which < 2; ++which) {
-      const Operand &cache = f.c.input[7 + which];
-      const std::byte *const head = cache.as<const std::byte>() + share.kv * task.next_bytes;
+      const std::byte *const head = f.c.input[7 + which].as<const std::byte>() + share.kv * task.head_bytes;
+      for (int j = 0; j < attention_keys; ++j) *places++ = at[j] < 0 ? zeros : head + at[j] * f.cache_bytes;
+      for (int j = 0; j < attention_keys && f.quantized; ++j)
+        __builtin_prefetch(places[j - attention_keys] + f.step_from(share.kv), 0, 2);
+    }
+  };
+  const auto read_steps = [&] {
+    for (int which = 0; which < 2; ++which) {
       for (int j = 0; j < attention_keys; ++j) {
-        task.next[which][j] =
-            places[j] < 0 ? reinterpret_cast<const std::byte *>(zeros) : head + places[j] * f.cache_bytes;
-        task.next_step[which][j] = 0;
-        if (f.quantized && places[j] >= 0)
-          __builtin_memcpy(&task.next_step[which][j], f.step_at(cache, places[j], share.kv), sizeof(float));
+        const std::byte *const place = task.places[which * attention_keys + j];
+        const std::byte *const step_place = place + f.step_from(share.kv);
+        for (int64_t head = 0; head < task.heads; ++head) {
+          float step = 0;
+          if (place != zeros) __builtin_memcpy(&step, step_place + 4 * head, sizeof step);
+          steps[which][head * attention_keys + j] = step;
+        }
       }
     }
   };
-  task.quantized = f.quantized;
-  task.next_bytes = f.head_dim * f.cache_bytes;
+  const auto point = [&](const std::byte **rows_of_tile, int which) {  // task.key or task.value
+    for (int j = 0; j < attention_keys; ++j) {
+      const std::byte *const place = task.places[which * attention_keys + j];
+      rows_of_tile[j] = place;
+      if (!copied) continue;
+      float *const wide = part(which == 0 ? f.at.keys : f.at.values) + j * padded;
+      for (int64_t d = 0; d < f.head_dim; d += width)
+        store(wide + d, load_cached(place, f.c.input[7].dtype, d, f.head_dim - d));
+      rows_of_tile[j] = reinterpret_cast<const std::byte *>(wide);
+    }
+  };
   const int64_t start = from / attention_keys * attention_keys;
-  if (start < to) find(start);
+  if (start < to) find(start, task.places);
   for (int64_t base = start; base < to; base += attention_keys) {
-    for (int which = 0; which < 2; ++which) {
-      for (int j = 0; j < attention_keys; ++j) {
-        const void *&row = which == 0 ? task.key[j] : task.value[j];
-        row = task.next[which][j];
-        task.step[which][j] = task.next_step[which][j];
-        if (row == zeros || rows < rows_worth_a_copy) continue;
-        float *widened = wide[which] + j * f.at.padded;
-        for (int64_t d = 0; d < f.head_dim; d += width)
-          store(widened + d, load_cached(row, f.c.input[7].dtype, d, f.head_dim - d));
-        row = widened;
+    find(base + attention_keys, task.places + 2 * attention_keys);
+    if (f.quantized) read_steps();
+    point(task.key, 0);
+    point(task.value, 1);
+    attend_tile<dtype>(f.a, task, base);
+    __builtin_memcpy(task.places, task.places + 2 * attention_keys, sizeof task.places / 2);
+    const int64_t next = base + attention_keys;
+    if (partial || (next % chunk != 0 && next < to)) continue;
+    for (int r = 0; r < rows; ++r) {
+      if (const auto [begin, end] = task.seen_of(r, 0, (next - 1) / chunk * chunk, next); begin == end) continue;
+      fold(part(f.at.whole) + r * kept, task.seen[r], padded);
+      forget(task.seen[r], padded);
+    }
+  }
+  for (int r = 0; r < rows && !partial; ++r) {
+    float *y = f.c.output[0].as<float>() + token_of(r) * f.c.output[0].width + head_of(r) * f.head_dim;
+    finish(f, part(f.at.whole) + r * kept, y, task.first[r] < task.end[r]);
+  }
+}
+
+// The chunks that a block sees: first … end − 1.
+struct Chunks {
+  int64_t keys, first = INT64_MAX, end = 0;
+
+  Chunks(const Attention &f, const AttentionBlock &block) : keys(chunk_of(f.visible(block.first).end)) {
+    for (int64_t t = block.first; t < block.last; ++t) {
+      const Attention::Range range = f.visible(t);
+      if (range.first >= range.end) continue;
+      first = smaller(first, range.first / keys);
+      end = larger(end, (range.end + keys - 1) / keys);
+    }
+    first = smaller(first, end);
+  }
+  int64_t count() const { return larger<int64_t>(1, end - first); }
+};
+
+// The blocks of a run, the last tokens first: they see the most keys. block[count] has the totals.
+struct Blocks {
+  AttentionBlock *block;
+  int64_t count = 0, widest = 0, pairs = 0;  // tokens of a block at most; pairs of a token and a key that it sees
+
+  Blocks(const Attention &f, int64_t most_tokens)
+      : block(reinterpret_cast<AttentionBlock *>(f.c.scratch + f.at.blocks)) {
+    block[0] = {};
+    for (int64_t last = f.tokens; last > 0; ++count) {
+      AttentionBlock &one = block[count];
+      const int64_t chunk = chunk_of(f.visible(last - 1).end);
+      int64_t t = last - 1;
+      while (t > 0 && last - t < most_tokens && f.sequence[t - 1] == f.sequence[t] &&
+             chunk_of(f.visible(t - 1).end) == chunk)
+        --t;
+      one.first = static_cast<int32_t>(t);
+      one.last = static_cast<int32_t>(last);
+      const int64_t pieces = Chunks(f, one).count();
+      block[count + 1] = {0, 0, one.pieces + static_cast<int32_t>(pieces),
+                          one.partial + static_cast<int32_t>(pieces * (last - t))};
+      widest = larger(widest, last - t);
+      for (; last > t; --last) pairs += f.visible(last - 1).end - f.visible(last - 1).first;
+    }
+  }
+  const AttentionBlock &totals() const { return block[count]; }
+};
+
+// y of the tokens of all blocks, of what the tasks of their chunks saw.
+inline void join(const Attention &f, const Blocks &blocks) {
+  const int64_t kept = f.at.padded + attention_tail;
+  const float *const partials = reinterpret_cast<const float *>(f.c.scratch + f.at.partials);
+  f.c.parallel_for(f.a.heads, blocks.totals().partial * f.a.heads * f.at.padded * 2, [&](int64_t head, int thread) {
+    float *const whole = reinterpret_cast<float *>(f.c.scratch + f.at.threads + thread * f.at.stride + f.at.whole);
+    for (int64_t b = 0; b < blocks.count; ++b) {
+      const AttentionBlock &block = blocks.block[b];
+      const Chunks chunks(f, block);
+      const int64_t tokens = block.last - block.first;
+      for (int64_t t = block.first; t < block.last; ++t) {
+        const Attention::Range range = f.visible(t);
+        forget(whole, f.at.padded);
+        for (int64_t i = chunks.first; i < chunks.end; ++i) {
+          if (larger(range.first, i * chunks.keys) >= smaller(range.end, (i + 1) * chunks.keys)) continue;
+          const int64_t at = block.partial + (i - chunks.first) * tokens + t - block.first;
+          fold(whole, partials + (at * f.a.heads + head) * kept, f.at.padded);
+        }
+        float *y = f.c.output[0].as<float>() + t * f.c.output[0].width + head * f.head_dim;
+        finish(f, whole, y, range.first < range.end);
       }
     }
-    if (base + attention_keys < to) find(base + attention_keys);
-    attend_tile<dtype>(f.a, task, rows, base);
-  }
-  for (int r = 0; r < rows; ++r) {
-    float *y = f.c.output[0].as<float>() + token_of(r) * f.c.output[0].width + column_of(r);
-    const bool seen = task.first[r] < task.end[r];
-    const Vec total = broadcast(task.total[r]);
-    for (int64_t d = 0; d < f.head_dim; d += width) {
-      const Vec v = load(task.sums + r * task.padded + d);
-      store_some(y + d, seen ? div(v, total) : zero(), f.head_dim - d);
-    }
-  }
+  });
 }
 
 void attention(const Context &c) {
@@ -305,42 +220,53 @@ void attention(const Context &c) {
   if (f.tokens == 0) return;
   append(f);
   if (!c.output[0]) return;
-  // Parts: how many tasks share the heads of a key head, so that they fit the rows of a task and keep every thread
-  // busy.
-  const int64_t group = f.a.heads / f.a.kv_heads;
-  int64_t parts = (group + attention_rows - 1) / attention_rows;
-  int64_t most_rows = attention_rows;
-  while (most_rows > 32 && f.tokens * group * f.a.kv_heads < 4 * c.threads * most_rows) most_rows /= 2;
-  const int64_t most_tokens = larger<int64_t>(1, most_rows / ((group + parts - 1) / parts));
-  int32_t *blocks = reinterpret_cast<int32_t *>(c.scratch + f.at.blocks);
-  int64_t count = 0, pairs = 0;
-  for (int64_t t = 0; t < f.tokens; ++t) {
-    if (t == 0 || f.sequence[t] != f.sequence[t - 1] || t - blocks[count - 1] == most_tokens)
-      blocks[count++] = static_cast<int32_t>(t);
-    const Attention::Range range = f.visible(t);
-    pairs += range.end - range.first;
-  }
-  blocks[count] = static_cast<int32_t>(f.tokens);
-  while (parts < group && count * f.a.kv_heads * parts < 2 * c.threads) ++parts;
+  __builtin_memset(c.scratch + f.at.zeros, 0, static_cast<size_t>(f.cache_width * f.cache_bytes));
+  const int64_t group = f.a.heads / f.a.kv_heads, wanted = 2 * c.threads;
+  int64_t parts = (group + attention_rows - 1) / attention_rows, most_rows = attention_rows;
+  while (most_rows > 32 && f.tokens * group * f.a.kv_heads < 2 * wanted * most_rows) most_rows /= 2;
+  const Blocks blocks(f, larger<int64_t>(1, most_rows / ((group + parts - 1) / parts)));
+  // Key heads of a task; then the cut, fewer key heads and parts of the query heads, until every thread is busy.
+  int64_t kv_heads = blocks.widest * group < rows_worth_a_copy
+                         ? smaller<int64_t>(f.a.kv_heads, attention_rows / (blocks.widest * group))
+                         : 1;
+  const auto runs = [&] { return (f.a.kv_heads + kv_heads - 1) / kv_heads; };
+  const bool cut = c.threads > 1 && blocks.count * runs() < 2 * wanted && blocks.totals().partial <= f.at.partial_count;
+  const int64_t pieces = cut ? blocks.totals().pieces : blocks.count;
+  while (kv_heads > 1 && pieces * runs() < wanted) kv_heads /= 2;
+  while (parts < group && pieces * runs() * parts < wanted) ++parts;
   const int64_t heads = (group + parts - 1) / parts;
-  c.parallel_for(count * f.a.kv_heads * parts, pairs * 4 * c.input[0].width, [&](int64_t task, int thread) {
+  c.parallel_for(pieces * runs() * parts, blocks.pairs * 4 * c.input[0].width, [&](int64_t task, int thread) {
     if (c.cancelled()) return;
-    const int64_t part = task % parts, kv = task / parts % f.a.kv_heads,
-                  block = count - 1 - task / parts / f.a.kv_heads;
-    if (part * heads >= group) return;
-    const Share share{blocks[block], blocks[block + 1], kv, part * heads, smaller(heads, group - part * heads)};
-    std::byte *scratch = c.scratch + f.at.threads + thread * f.at.stride;
-    switch (share.rows() >= rows_worth_a_copy ? MOE_F32 : c.input[7].dtype) {
+    const int64_t head = task % parts * heads, kv = task / parts % runs() * kv_heads, piece = task / parts / runs();
+    if (head >= group) return;
+    int64_t b = piece;
+    if (cut)
+      for (b = 0; blocks.block[b + 1].pieces <= piece;) ++b;
+    const AttentionBlock &block = blocks.block[b];
+    Share share{block.first, block.last, kv, smaller(kv_heads, f.a.kv_heads - kv), head, smaller(heads, group - head),
+                0,           INT64_MAX};
+    float *partial = nullptr;
+    if (cut) {
+      const Chunks chunks(f, block);
+      const int64_t at = piece - block.pieces;
+      share.from = (chunks.first + at) * chunks.keys;
+      share.to = share.from + chunks.keys;
+      partial = reinterpret_cast<float *>(c.scratch + f.at.partials) +
+                (block.partial + at * (block.last - block.first)) * f.a.heads * (f.at.padded + attention_tail);
+    }
+    std::byte *const scratch = c.scratch + f.at.threads + thread * f.at.stride;
+    switch (share.group() >= rows_worth_a_copy ? MOE_F32 : c.input[7].dtype) {
       case MOE_F16:
-        return attend<MOE_F16>(f, share, scratch);
+        return attend<MOE_F16>(f, share, scratch, partial);
       case MOE_BF16:
-        return attend<MOE_BF16>(f, share, scratch);
+        return attend<MOE_BF16>(f, share, scratch, partial);
       case MOE_I8:
-        return attend<MOE_I8>(f, share, scratch);
+        return attend<MOE_I8>(f, share, scratch, partial);
       default:
-        return attend<MOE_F32>(f, share, scratch);
+        return attend<MOE_F32>(f, share, scratch, partial);
     }
   });
+  if (cut) join(f, blocks);
 }
 
 }  // namespace moe::cpu::MOE_ISA

@@ -39,10 +39,8 @@ struct Attention {
   int64_t place(int64_t s, int64_t p) const {
     return p < 0 || page_size <= 0 ? -1 : place(s, p / page_size, p % page_size);
   }
-  // Where the step of key head `kv` stands in a quantized cache, `place` from its start.
-  std::byte *step_at(const Operand &cache, int64_t place, int64_t kv) const {
-    return cache.as<std::byte>() + place + a.kv_heads * head_dim + 4 * kv;
-  }
+  // From the first code of key head `kv` to its step, in a place of an i8 cache.
+  int64_t step_from(int64_t kv) const { return (a.kv_heads - kv) * head_dim + 4 * kv; }
   // Those of the keys of a tile, −1 for keys that are not from ≤ key < to.
   void places(int64_t s, int64_t base, int64_t from, int64_t to, int64_t *at) const {
     const bool some = page_size > 0;
@@ -111,7 +109,8 @@ inline void append(const Attention &f) {
       if (to < 0) continue;
       const float *row = from.as<const float>() + t * from.width + column;
       if (f.quantized) {
-        quantize_head(row, f.head_dim, cache.as<int8_t>() + to + column, f.step_at(cache, to, task / 2));
+        int8_t *const codes = cache.as<int8_t>() + to + column;
+        quantize_head(row, f.head_dim, codes, reinterpret_cast<std::byte *>(codes) + f.step_from(task / 2));
         continue;
       }
       for (int64_t d = 0; d < f.head_dim; d += width)

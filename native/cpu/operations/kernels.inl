@@ -6,6 +6,8 @@
 #include "operations/accumulate.inl"
 #include "operations/attention_cache.inl"
 //
+#include "operations/attention_tile.inl"
+//
 #include "operations/attention.inl"
 #include "operations/combine.inl"
 #include "operations/convolve.inl"

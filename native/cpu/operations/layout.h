@@ -10,20 +10,32 @@ namespace moe::cpu {
 // Per-token cosines and sines: f32 [T][2][F].
 int64_t rotate_scratch(const Context &c);
 
-// Attention works on up to `attention_rows` (token, head) pairs that share a key head, against tiles of
-// `attention_keys` keys that start at multiples of it in the sequence.
-inline constexpr int attention_rows = 128, attention_keys = 64;
+// Attention works on up to `attention_rows` (token, head) pairs, against tiles of `attention_keys` keys that start at
+// multiples of it in the sequence. What a row saw is kept in `padded + attention_tail` floats: the sums over its values,
+// then its highest score and its total.
+inline constexpr int attention_rows = 128, attention_keys = 64, attention_tail = 16;
+// A context is cut into chunks of at least `attention_chunk` keys, at most `attention_chunks` of them; tasks of chunks
+// leave what they saw for up to `attention_cut_tokens` tokens.
+inline constexpr int attention_chunk = 512, attention_chunks = 16, attention_cut_tokens = 16;
+struct AttentionBlock {
+  int32_t first, last;      // tokens first … last − 1
+  int32_t pieces, partial;  // pieces and (token, piece) pairs of the blocks before
+};
 struct AttentionScratch {
-  int64_t blocks;   // i32 [T + 1]: first token of each block
+  int64_t blocks;    // AttentionBlock [T + 1]
+  int64_t zeros;     // as wide as a place of a cache: what a key outside the cache reads as
+  int64_t partials;  // f32 [partial_count][heads][kept]
+  int64_t partial_count;
   int64_t threads;  // start of thread 0
-  int64_t stride;   // from one thread to the next; within: scores, sums, queries, keys, values, zeros
+  int64_t stride;   // from one thread to the next; within: scores, chunk, kept, queries, keys, values, steps
   int64_t padded;   // head_dim rounded up to 16 floats
   int64_t scores;   // f32 [attention_rows][attention_keys]
-  int64_t sums;     // f32 [attention_rows][padded]
+  int64_t chunk;    // f32 [attention_rows][padded + attention_tail]: of the chunk that is worked on
+  int64_t whole;    // as chunk: of those before
   int64_t queries;  // f32 [attention_rows][padded]: copies; rows of q a power of two apart would share cache sets
   int64_t keys;     // f32 [attention_keys][padded]: a tile's keys, widened or for the same reason copied
   int64_t values;   // as keys
-  int64_t zeros;    // f32 [padded]: what a key outside the cache reads as
+  int64_t steps;    // f32 [2][attention_rows][attention_keys]: of an i8 cache, a key head of the task after the other
   int64_t total;
 };
 AttentionScratch attention_scratch(const Context &c);

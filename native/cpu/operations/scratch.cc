@@ -30,14 +30,21 @@ AttentionScratch attention_scratch(const Context &c) {
   AttentionScratch s{};
   Regions common, own;
   s.padded = ceil_divide(c.input[0].width / a.heads, 16) * 16;
+  const int64_t kept = s.padded + attention_tail;
   s.scores = own.take(attention_rows * attention_keys);
-  s.sums = own.take(checked_multiply(attention_rows, s.padded, "scratch"));
+  s.chunk = own.take(checked_multiply(attention_rows, kept, "scratch"));
+  s.whole = own.take(attention_rows * kept);
   s.queries = own.take(attention_rows * s.padded);
   s.keys = own.take(attention_keys * s.padded);
   s.values = own.take(attention_keys * s.padded);
-  s.zeros = own.take(s.padded);
+  s.steps = own.take(c.input[7].dtype == MOE_I8 ? 2 * attention_rows * attention_keys : 0);
   s.stride = own.end;
-  s.blocks = common.take(c.input[0].rows + 1);
+  s.blocks = common.take(c.input[0].rows + 1, sizeof(AttentionBlock));
+  s.zeros = common.take(c.input[7].dim[2]);
+  const int64_t keys = checked_multiply(c.input[6].size(), c.input[7].dim[1], "scratch");
+  s.partial_count = std::min<int64_t>(c.input[0].rows, attention_cut_tokens) *
+                    std::min<int64_t>(ceil_divide(keys, attention_chunk), attention_chunks);
+  s.partials = common.take(checked_multiply(s.partial_count, checked_multiply(a.heads, kept, "scratch"), "scratch"));
   s.threads = common.take(c.threads, s.stride);
   s.total = common.end;
   return s;
