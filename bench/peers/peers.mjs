@@ -48,7 +48,7 @@ const shapes = {
 };
 const [fewestRounds, mostRounds] = [3, 15];
 const secondsEach = Number(options.seconds);
-const [wakeMs, turnMs, longMs] = [10, 20, 100];
+const [wakeMs, turnMs, longMs] = [50, 20, 100];
 
 const device = await openDevice('cpu', { threads });
 const meter = new LimitMeter(() => device.limits());
