@@ -93,7 +93,7 @@ for (const name of ['cpu', 'reference']) {
     it('tells V8 of the memory outside, so that it collects in time by itself', async () => {
       // V8 collects at the latest when half of the heap's limit is new outside. A marking that has begun before keeps what
       // is born after it, so with a large heap two halves are held at most (4064 MiB of 4144 with 140 MiB and more of
-      // objects beside; 0.9 to 2.5 GiB without); untold, 7.5 GiB and more of these 16.
+      // objects beside; 0.7 to 2.5 GiB without); untold, 7.5 GiB and more of these 16.
       const size = 16 << 20;
       const limit = getHeapStatistics().heap_size_limit + size;
       const before = device.memory().held;

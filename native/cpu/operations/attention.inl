@@ -12,7 +12,7 @@
 // Bound: prefill, 4·D operations a visible (query, key) pair; decode, one read of the keys and values in the cache, and
 // where several query heads share a key head, their f32 products before that (docs/performance.md counts them).
 // Reached: one query over 2048 keys of 16 heads of 128 reads 28 GB/s of an f32 cache, where streaming gives 35, 24 of bf16
-// and 14 to 15 of i8; with 8 heads over one, 76 to 101 GFLOP/s of 236; 512 queries, 143 to 158 (AVX-512, 2 Zen 4 cores,
+// and 15 to 22 of i8; with 8 heads over one, 76 to 101 GFLOP/s of 236; 512 queries, 143 to 158 (AVX-512, 2 Zen 4 cores,
 // 2026-11-29; docs/performance.md).
 
 namespace moe::cpu::MOE_ISA {
