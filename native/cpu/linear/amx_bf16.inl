@@ -23,8 +23,8 @@ void pair_inputs(const std::byte *w, int64_t inputs, std::byte *to) {
   constexpr int64_t line = tile_outputs * 2;
   const int64_t whole = (inputs + tile_inputs - 1) / tile_inputs * tile_inputs;
   for (int64_t k = 0; k < whole; k += 2, w += 2 * line, to += 2 * line) {
-    __builtin_prefetch(w + prefetch_bytes);
-    __builtin_prefetch(w + prefetch_bytes + line);
+    linear::prefetch(w + prefetch_bytes);
+    linear::prefetch(w + prefetch_bytes + line);
     Ints pairs[vectors];
     make_pairs(k < inputs ? load_ints(w) : zero_ints(), k + 1 < inputs ? load_ints(w + line) : zero_ints(), pairs);
     __builtin_memcpy(to, pairs, sizeof pairs);

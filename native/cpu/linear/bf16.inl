@@ -23,8 +23,8 @@ void bf16_piece(const std::byte *w, const std::byte *x, int64_t row_bytes, int64
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
   for (int64_t k = 0; k < count; k += 2, w += tile_outputs * 4, x += 4) {
-    __builtin_prefetch(w + prefetch_bytes);
-    __builtin_prefetch(w + prefetch_bytes + tile_outputs * 2);
+    linear::prefetch(w + prefetch_bytes);
+    linear::prefetch(w + prefetch_bytes + tile_outputs * 2);
     Ints pairs[vectors];
     make_pairs(load_ints(w), k + 1 < count ? load_ints(w + tile_outputs * 2) : zero_ints(), pairs);
 #pragma GCC unroll 16

@@ -26,8 +26,11 @@ void exact_piece(const std::byte *w, const float *x, int64_t count, float *sums)
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) sum[r][v] = load(sums + r * tile_outputs + v * width);
+  constexpr int64_t weights_bytes = tile_outputs * (store_form == MOE_F32 ? 4 : 2);
   for (int64_t k = 0; k < count; ++k, x += R) {
-    if constexpr (store_form != MOE_F32) __builtin_prefetch(w + k * tile_outputs * 2 + prefetch_bytes);
+#pragma GCC unroll 2
+    for (int64_t line = 0; line < weights_bytes; line += 64)
+      linear::prefetch(w + k * weights_bytes + prefetch_bytes + line);
     Vec weight[vectors];
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) weight[v] = load_weight<store_form>(w, k * tile_outputs + v * width);

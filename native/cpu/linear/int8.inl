@@ -19,10 +19,17 @@ MOE_INLINE Ints broadcast_code(const std::byte *x) {  // four inputs of a row
 struct Ahead {
   const std::byte *at;
   int64_t stride;
+  bool own = false;  // `at` keeps a page before what this block itself reads
 
+  // A run begins: its scales, then its codes.
+  MOE_INLINE void start(const std::byte *scales, const std::byte *codes) {
+    if (!own) return;
+    for (; scales < codes; scales += 64) linear::prefetch(scales + prefetch_bytes);
+    at = codes + prefetch_bytes;
+  }
   MOE_INLINE void step() {
-    __builtin_prefetch(at);
-    __builtin_prefetch(at + 64);
+    linear::prefetch(at);
+    linear::prefetch(at + 64);
     at += stride;
   }
 };
@@ -93,12 +100,10 @@ MOE_INLINE void add_scaled(float *at, Vec step, Vec scale, Vec offset, Ints dots
   store(at, fma(step, value, load(at)));
 }
 
-// sums [R][32] += step · (scale · Σ code_w·code_x − offset · Σ code_x) of one run. A function of its own: inlined, GCC
-// takes the sums of all runs for registers that are not there, and spills the integer ones.
+// sums [R][32] += step · (scale · Σ code_w·code_x − offset · Σ code_x) of one run.
 template <int R, bool nibbles, bool offsets>
-[[gnu::noinline]] void int8_run(const std::byte *codes, Ahead ahead, const Vec (&scale)[vectors],
-                                const Vec (&offset)[vectors], const std::byte *x, int64_t inputs, const float *steps,
-                                const int32_t *code_sums, float *sums) {
+MOE_INLINE void add_run(const std::byte *codes, Ahead ahead, const Vec (&scale)[vectors], const Vec (&offset)[vectors],
+                        const std::byte *x, int64_t inputs, const float *steps, const int32_t *code_sums, float *sums) {
   Ints dots[R][vectors];
   start_run<R, nibbles>(code_sums, dots);
   dot_run<R, nibbles>(codes, ahead, x, inputs, dots);
@@ -112,13 +117,21 @@ template <int R, bool nibbles, bool offsets>
   }
 }
 
-template <int R, bool nibbles>
+// The same as a function of its own: inlined for more than two rows, GCC takes the sums of all runs for registers that are not
+// there, and spills the integer ones.
+template <int R, bool nibbles, bool offsets>
+[[gnu::noinline]] void add_run_apart(const std::byte *codes, Ahead ahead, const Vec (&scale)[vectors],
+                                     const Vec (&offset)[vectors], const std::byte *x, int64_t inputs,
+                                     const float *steps, const int32_t *code_sums, float *sums) {
+  add_run<R, nibbles, offsets>(codes, ahead, scale, offset, x, inputs, steps, code_sums, sums);
+}
+
+template <int R, bool nibbles, bool offsets>
 void int8_block(const Matrix &matrix, const std::byte *tile, Ahead ahead, const std::byte *prepared, float *sums) {
   const GroupLayout layout(matrix);
   const int64_t run = matrix.run(), runs = matrix.runs();
   const float *steps = reinterpret_cast<const float *>(prepared + matrix.padded * R);
   const int32_t *code_sums = reinterpret_cast<const int32_t *>(steps + runs * R);
-  const auto run_block = layout.offsets() ? int8_run<R, nibbles, true> : int8_run<R, nibbles, false>;
   for (int64_t b = 0; b < runs; ++b, steps += R, code_sums += R) {
     const int64_t group = matrix.group ? b : 0, begin = b * run;
     const std::byte *codes = layout.codes(tile, group);
@@ -127,10 +140,16 @@ void int8_block(const Matrix &matrix, const std::byte *tile, Ahead ahead, const 
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       scale[v] = layout.scale(tile, group, v);
-      offset[v] = layout.offset(tile, group, v);
+      offset[v] = offsets ? layout.offset(tile, group, v) : zero();
     }
+    ahead.start(layout.scales(tile, group), codes);
     const int64_t inputs = least(run, matrix.padded - begin);
-    run_block(codes, ahead, scale, offset, prepared + begin * R, inputs, steps, code_sums, sums);
+    const std::byte *const x = prepared + begin * R;
+    if constexpr (R <= 2) {
+      add_run<R, nibbles, offsets>(codes, ahead, scale, offset, x, inputs, steps, code_sums, sums);
+    } else {
+      add_run_apart<R, nibbles, offsets>(codes, ahead, scale, offset, x, inputs, steps, code_sums, sums);
+    }
     ahead.at += inputs / (nibbles ? 8 : 4) * ahead.stride;
   }
 }
@@ -182,15 +201,17 @@ void int8_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBlock
     const std::byte *const x = block.form(form);
     // The first block is what reads the tile; the others meanwhile ask for the next one, each its share.
     const int64_t others = count - 1;
-    const Ahead ahead = i == 0 ? Ahead{tile + prefetch_bytes, 128}
+    const Ahead ahead = i == 0 ? Ahead{tile + prefetch_bytes, 128, true}
                                : Ahead{tile + matrix.tile_bytes + matrix.tile_bytes / others * (i - 1), 128 / others};
     with_rows<most>(block.rows, [&]<int R>() {
       if (matrix.outer >= 0) {
         dual_block<R>(matrix, tile, ahead, x, sums);
       } else if (matrix.store == MOE_I4) {
-        int8_block<R, true>(matrix, tile, ahead, x, sums);
+        matrix.offset >= 0 ? int8_block<R, true, true>(matrix, tile, ahead, x, sums)
+                           : int8_block<R, true, false>(matrix, tile, ahead, x, sums);
       } else {
-        int8_block<R, false>(matrix, tile, ahead, x, sums);
+        matrix.offset >= 0 ? int8_block<R, false, true>(matrix, tile, ahead, x, sums)
+                           : int8_block<R, false, false>(matrix, tile, ahead, x, sums);
       }
     });
     sums += block.rows * tile_outputs;

@@ -30,7 +30,7 @@ void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to)
 void round_row(const float *x, int64_t in, int64_t padded, uint16_t *to) {
   if (!x) in = 0;
   for (int64_t k = 0; k < padded; k += width) {
-    if (k < in) __builtin_prefetch(x + k + row_ahead);
+    if (k < in) linear::prefetch(x + k + row_ahead);
     store_bf16(to + k, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
   }
 }
@@ -40,7 +40,7 @@ float step_of(const float *x, int64_t begin, int64_t end) {
   Vec most = zero();
   bool bad = false;
   for (int64_t k = begin; k < end; k += width) {
-    __builtin_prefetch(x + k + row_ahead);
+    linear::prefetch(x + k + row_ahead);
     const Vec value = end - k >= width ? load(x + k) : load_part(x + k, end - k);
     most = max(abs(value), most);
     bad = bad || any(not_equal(value, value));

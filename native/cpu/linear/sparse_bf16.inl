@@ -37,7 +37,7 @@ class SparsePairs {
     const std::byte *const values = tile_ + k * tile_outputs * 2;
     constexpr int64_t line = tile_outputs * 2;
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) __builtin_prefetch(values + prefetch_bytes + j * line);
+    for (int j = 0; j < 4; ++j) linear::prefetch(values + prefetch_bytes + j * line);
     places_.ask(i / 2);
     make_pairs(load_ints(values), load_ints(values + line), low.value);
     make_pairs(load_ints(values + 2 * line), load_ints(values + 3 * line), high.value);

@@ -62,8 +62,8 @@ class SparseRuns {
     SparseStep step;
     places_.ask(at / 4);
     const std::byte *const later = codes_ + at / (nibbles ? 8 : 4) * 128 + prefetch_bytes;
-    __builtin_prefetch(later);
-    __builtin_prefetch(later + 64);
+    linear::prefetch(later);
+    linear::prefetch(later + 64);
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       step.place[v] = add(places_.step(at / 4, v), spread);

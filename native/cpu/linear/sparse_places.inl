@@ -20,8 +20,8 @@ class Places {
   // For the places of a later step.
   MOE_INLINE void ask(int64_t index) const {
     const std::byte *const later = from_ + (index >> log_) * 128 + prefetch_bytes;
-    __builtin_prefetch(later);
-    __builtin_prefetch(later + 64);
+    linear::prefetch(later);
+    linear::prefetch(later + 64);
   }
 
  private:

@@ -45,6 +45,7 @@ class GroupLayout {
   MOE_INLINE const std::byte *codes(const std::byte *tile, int64_t group) const {
     return tile + codes_ + group * bytes_;
   }
+  MOE_INLINE const std::byte *scales(const std::byte *tile, int64_t group) const { return tile + group * scale_bytes_; }
   MOE_INLINE Vec outer(const std::byte *tile, int v) const { return load_value(tile, half_, v); }
   MOE_INLINE Ints inner(const std::byte *tile, int64_t group, int v) const {
     return load_int8s(tile + scales_ + group * scale_bytes_ + v * width);
