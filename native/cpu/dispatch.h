@@ -27,9 +27,10 @@ struct InstructionSet {
   const Kernels *kernels;
   const linear::Kernels *linear;
   const Probes *probes;
+  uint32_t wanted = 0;  // features without which it is slower than the next, and taken only by name
 };
 
-// By name; "auto" and "" mean NODE_MOE_ISA where it is set, else the first that this machine has. Throws
+// By name; "auto" and "" mean NODE_MOE_ISA where it is set, else the first that suits this machine. Throws
 // MOE_INVALID_ARGUMENT.
 const InstructionSet &choose_instruction_set(std::string_view name);
 // Names of those that this machine has, in order of preference, with `separator` between them.

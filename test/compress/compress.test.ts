@@ -163,7 +163,8 @@ describe('compress', () => {
       rows: 0.1,
       steps: 16,
     } as const;
-    const options = { recipe: { steps: [factorize], recover: 'none' as const } };
+    // Each of the 16 steps takes a window: a short one.
+    const options = { recipe: { steps: [factorize], recover: 'none' as const }, calibrationTokens: 64 };
     const phases: string[] = [];
     await run(tiny, { ...options, out: whole, onProgress: ({ phase }) => phases.push(phase) });
     assert.equal(phases.filter((phase) => phase === 'weigh the rows').length, 16);

@@ -30,6 +30,8 @@ interface Case {
   readonly share?: readonly [least: number, most: number];
   readonly recover?: 'none';
   readonly refit?: RecipeInput['refit'];
+  /** Of calibration. Default: 512. */
+  readonly tokens?: number;
 }
 
 const half = [0.4999, 0.5001] as const;
@@ -119,6 +121,7 @@ const cases: Record<string, Case> = {
       { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1, steps: 16 },
     ],
     share: [0.298, 0.305],
+    tokens: 64,
     recover: 'none',
   },
   "factorize pruned experts as LoSparse, by the model's loss, refitted": {
@@ -127,6 +130,7 @@ const cases: Record<string, Case> = {
       { step: 'factorize', method: 'losparse', importance: 'model', rank: 32, rows: 0.1, steps: 16 },
     ],
     share: [0.298, 0.305],
+    tokens: 64,
   },
   'factorize as LoSparse, refitted': {
     steps: [group, { step: 'merge' }, { step: 'factorize', method: 'losparse', rank: 16, rows: 0.1, steps: 16 }],
@@ -192,12 +196,12 @@ describe('steps of a recipe', () => {
     await rm(folder, { recursive: true, force: true });
   });
 
-  const run = (name: string, { steps, recover, refit }: Case): Promise<CompressResult> =>
+  const run = (name: string, { steps, recover, refit, tokens = 512 }: Case): Promise<CompressResult> =>
     compress(source, {
       out: join(folder, name),
       recipe: { steps, ...(recover && { recover }), ...(refit && { refit }) },
       calibrate,
-      calibrationTokens: 512,
+      calibrationTokens: tokens,
       device,
       force: true,
     });

@@ -41,7 +41,7 @@ Case doubled(int *y) {
 
 TEST_CASE("cpu: the forced instruction set is the one that is used; an unknown one lists those there are") {
   for (const char *name :
-       {"amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon-i8mm", "neon", "plain", "amx-twin"}) {
+       {"amx", "avx512bf16", "avx512vbmi", "avx512", "avx2vnni", "avx2", "neon-i8mm", "neon", "plain", "amx-twin"}) {
     const Opened opened((std::string("isa=") + name).c_str());
     if (opened.code == MOE_OK) {
       CHECK(opened.describe().find(std::string("\"isa\":\"") + name + "\"") != std::string::npos);

@@ -15,7 +15,7 @@ namespace moe::test {
 inline std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const char *name :
-       {"amx", "avx512bf16", "avx512", "avx2vnni", "avx2", "neon-i8mm", "neon", "plain", "amx-twin"}) {
+       {"amx", "avx512bf16", "avx512vbmi", "avx512", "avx2vnni", "avx2", "neon-i8mm", "neon", "plain", "amx-twin"}) {
     moe_device *device = nullptr;
     moe_error error{};
     if (moe_backend_cpu()->open(0, (std::string("isa=") + name).c_str(), &device, &error) != MOE_OK) continue;

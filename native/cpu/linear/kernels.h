@@ -104,6 +104,7 @@ extern const linear::Kernels linear_kernels;
 }
 namespace avx512bf16 {
 extern const linear::Kernels linear_kernels;
+extern const linear::Kernels exact_kernels;  // without products of bf16
 }
 namespace amx {
 extern const linear::Kernels linear_kernels;

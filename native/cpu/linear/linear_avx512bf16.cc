@@ -6,5 +6,6 @@
 #include "probes.h"
 namespace moe::cpu::avx512bf16 {
 extern const Probes probes;
+const linear::Kernels exact_kernels{exact_rows, int8_rows, dense_rows, false, prepare, early, tiles};
 }
 #include "probes.inl"
