@@ -57,8 +57,7 @@ inline constexpr int kept_slack = 16;
 inline constexpr int pair_window = 32;
 inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 
-// Asks memory for a line, into the second-level cache: what is asked for a page ahead leaves the first one to what is read now
-// (on Emerald Rapids one token of int4 is 6 % faster so).
+// Asks memory for a line, into the second-level cache: a page ahead would take the first one from what is read now.
 [[gnu::always_inline]] inline void prefetch(const void *line) { __builtin_prefetch(line, 0, 2); }
 
 // Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx_tiles.inl) 64 inputs ×
@@ -105,7 +104,7 @@ extern const linear::Kernels linear_kernels;
 namespace avx512bf16 {
 extern const linear::Kernels linear_kernels;
 extern const linear::Kernels exact_kernels;  // without products of bf16
-}
+}  // namespace avx512bf16
 namespace amx {
 extern const linear::Kernels linear_kernels;
 }

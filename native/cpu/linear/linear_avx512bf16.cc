@@ -7,5 +7,5 @@
 namespace moe::cpu::avx512bf16 {
 extern const Probes probes;
 const linear::Kernels exact_kernels{exact_rows, int8_rows, dense_rows, false, prepare, early, tiles};
-}
+}  // namespace moe::cpu::avx512bf16
 #include "probes.inl"
