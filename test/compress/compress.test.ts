@@ -6,13 +6,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Checkpoint } from '../../lib/checkpoint/checkpoint.ts';
 import { OutputFolder } from '../../lib/checkpoint/folder.ts';
-import { SafetensorsWriter } from '../../lib/checkpoint/writer.ts';
 import { type CompressOptions, compress } from '../../lib/compress/compress.ts';
 import { ModelWriter } from '../../lib/compress/model-writer.ts';
 import type { Device } from '../../lib/device/device.ts';
 import { openDevice } from '../../lib/device/open.ts';
 import { MoeError } from '../../lib/errors.ts';
 import { Model } from '../../lib/model/model.ts';
+import { shortWindows } from './short-windows.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const tiny = join(root, 'examples/models/tiny-qwen3-moe');
@@ -51,18 +51,6 @@ describe('compress', () => {
     return (await model.logits(ids)).data;
   };
   const someIds = Array.from({ length: 24 }, (_, i) => (i * 7 + 3) % 60);
-
-  /** A safetensors file of ids below `vocabulary`, [4, 32]. */
-  async function storedIds(name: string, vocabulary: number): Promise<string> {
-    const path = join(folder, name);
-    const writer = await SafetensorsWriter.create(path, [{ name: 'calibration', dtype: 'I32', shape: [4, 32] }]);
-    await writer.write(
-      'calibration',
-      Int32Array.from({ length: 128 }, (_, i) => (i * i + 5 * i) % vocabulary),
-    );
-    await writer.finish();
-    return path;
-  }
 
   it('the same bytes for 1 and 2 threads, from device to device', async () => {
     const [one, two] = [join(folder, 'one'), join(folder, 'two')];
@@ -118,7 +106,7 @@ describe('compress', () => {
   ] as const) {
     it(`${family} ${name}, without a tokenizer: compresses in all ways, and reloads`, async () => {
       const source = join(root, 'test/golden/families', family, name);
-      const calibrate = [await storedIds('ids.safetensors', 64)];
+      const calibrate = [await shortWindows(join(folder, 'ids.safetensors'), 64)];
       const experts = (await run(source, { calibrate, groups: 1 })).layers[0]?.experts as number;
       const original = await logits(source, someIds);
       await run(source, { calibrate, groups: experts });
@@ -163,8 +151,9 @@ describe('compress', () => {
       rows: 0.1,
       steps: 16,
     } as const;
-    // Each of the 16 steps takes a window: a short one.
-    const options = { recipe: { steps: [factorize], recover: 'none' as const }, calibrationTokens: 64 };
+    // A step takes the gradient over a window.
+    const calibrate = [await shortWindows(join(folder, 'short.safetensors'), 60)];
+    const options = { calibrate, recipe: { steps: [factorize], recover: 'none' as const } };
     const phases: string[] = [];
     await run(tiny, { ...options, out: whole, onProgress: ({ phase }) => phases.push(phase) });
     assert.equal(phases.filter((phase) => phase === 'weigh the rows').length, 16);
@@ -203,7 +192,7 @@ describe('compress', () => {
   });
 
   it('refuses recipes and calibration that cannot work', async () => {
-    const ids = await storedIds('large.safetensors', 4096);
+    const ids = await shortWindows(join(folder, 'large.safetensors'), 4096);
     const cases: [Partial<CompressOptions>, RegExp][] = [
       [{ groups: 17 }, /1 … 16/],
       [{ groups: Number.NaN }, /groups/],

@@ -7,6 +7,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { shortWindows } from './short-windows.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const model = join(root, 'examples/models/tiny-qwen3-moe');
@@ -25,8 +26,7 @@ describe('a killed compression', () => {
     options: readonly string[],
     watch: () => boolean = () => false,
   ): Promise<number | null> {
-    const settings = ['--calibrate', text, '--calibration-tokens', '1024'];
-    const command = ['--import=tsx', join(root, 'lib/cli/main.ts'), 'compress', model, '--out', out, ...settings];
+    const command = ['--import=tsx', join(root, 'lib/cli/main.ts'), 'compress', model, '--out', out];
     const child = spawn(process.execPath, [...command, ...options], { stdio: 'ignore' });
     const timer = setInterval(() => {
       if (watch()) child.kill('SIGKILL');
@@ -49,7 +49,7 @@ describe('a killed compression', () => {
     );
   }
 
-  const merge = ['--recipe', 'merge', '--groups', '8'];
+  const merge = ['--calibrate', text, '--calibration-tokens', '1024', '--recipe', 'merge', '--groups', '8'];
 
   it('goes on with --resume, to the same bytes, wherever it was killed', async () => {
     const whole = join(folder, 'whole');
@@ -79,7 +79,7 @@ describe('a killed compression', () => {
     const factorize = { step: 'factorize', method: 'losparse', importance: 'model', rank: 8, rows: 0.1, steps: 16 };
     await writeFile(recipe, JSON.stringify({ steps: [factorize], recover: 'none' }));
     const [whole, out] = [join(folder, 'planned'), join(folder, 'unplanned')];
-    const options = ['--recipe', recipe, '--calibration-tokens', '64'];
+    const options = ['--calibrate', await shortWindows(join(folder, 'ids.safetensors'), 60), '--recipe', recipe];
     assert.equal(await compress(whole, options), 0);
     const planning = join(folder, 'unplanned.partial', 'layer-2.partial');
     assert.notEqual(await compress(out, [...options, '--resume'], () => existsSync(planning)), 0);

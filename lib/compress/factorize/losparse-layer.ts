@@ -1,4 +1,6 @@
 /** LoSparse on the experts of a layer: how they fall apart, which rows a layer's own output wants, and what is stored. */
+
+import type { ExpertMatrices } from '../expert.ts';
 import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix } from '../experts.ts';
 import { type MatrixName, matrixNames } from '../gradients/experts.ts';
 import type { LayerContext } from '../layer-context.ts';
@@ -49,10 +51,14 @@ export async function partsOf(layer: ExpertLayer, rank: number, signal: AbortSig
 /** The matrices of a layer, part by part. */
 export async function splitsOf(layer: ExpertLayer, parts: readonly Part[]): Promise<Split[]> {
   const splits: Split[] = [];
+  let [slot, expert]: [number, ExpertMatrices | undefined] = [-1, undefined];
   for (const part of parts) {
-    const dense = denseMatrices(layer, part.slot)[part.name] as Float32Array;
+    if (part.slot !== slot) [slot, expert] = [part.slot, denseMatrices(layer, part.slot)];
+    const dense = expert?.[part.name] as Float32Array;
     const rest = await residual(dense, part.factors, part);
-    splits.push({ low: dense.map((value, at) => value - (rest[at] as number)), rest });
+    const low = dense.slice();
+    for (let i = 0; i < low.length; i++) low[i] = (low[i] as number) - (rest[i] as number);
+    splits.push({ low, rest });
   }
   return splits;
 }
@@ -74,8 +80,10 @@ export function prunedLayer(
 ): ExpertLayer {
   return withMatrices(layer, parts, ({ rows, columns }, at) => {
     const { low, rest } = splits[at] as Split;
-    const stays = kept(at);
-    const dense = low.map((value, i) => value + (stays[Math.floor(i / columns)] ? (rest[i] as number) : 0));
+    const dense = low.slice();
+    for (const row of indices(kept(at))) {
+      for (let i = row * columns; i < (row + 1) * columns; i++) dense[i] = (dense[i] as number) + (rest[i] as number);
+    }
     return { rows, columns, dense };
   });
 }

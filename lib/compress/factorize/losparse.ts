@@ -195,10 +195,10 @@ export class LoSparsePruner {
     const matrix = this.#matrices[index] as PrunedMatrix;
     const units = new Float64Array(unitsOf(matrix));
     const share = this.#options.reduce === 'mean' ? units.length / entries.length : 1;
-    entries.forEach((value, at) => {
+    for (let at = 0; at < entries.length; at++) {
       const to = unitOf(matrix.unit, at, matrix.columns);
-      units[to] = (units[to] as number) + value * share;
-    });
+      units[to] = (units[to] as number) + (entries[at] as number) * share;
+    }
     return units;
   }
 }

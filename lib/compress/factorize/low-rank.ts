@@ -141,8 +141,10 @@ export async function residual(
   { rank, a, b }: Factors,
   { rows, columns }: Shape,
 ): Promise<Float32Array> {
-  const sum = await product(b, a, { rows, columns, depth: rank });
-  return weight.map((value, at) => value - (sum[at] as number));
+  const low = await product(b, a, { rows, columns, depth: rank });
+  const rest = new Float32Array(weight.length);
+  for (let at = 0; at < rest.length; at++) rest[at] = (weight[at] as number) - (low[at] as number);
+  return rest;
 }
 
 /** Squared errors of the rows in the metric. */
