@@ -44,7 +44,7 @@ constexpr uint32_t avx512vbmi_set = avx512_set | avx512vbmi;
 constexpr uint32_t avx512bf16_set = avx512vbmi_set | avx512bf16;
 const std::array instruction_sets{
 #if defined(__x86_64__)
-    // Only linear differs from avx512, here and in the next three.
+    // Only linear differs from avx512, here and in the next two.
     InstructionSet{"amx", avx512bf16_set | amx, &avx512::kernels, &amx::linear_kernels, &amx::probes},
     InstructionSet{"avx512bf16", avx512bf16_set, &avx512::kernels, &avx512bf16::linear_kernels, &avx512bf16::probes,
                    fast_bf16},

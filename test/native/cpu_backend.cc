@@ -63,6 +63,14 @@ TEST_CASE("cpu: the forced instruction set is the one that is used; an unknown o
   unsetenv("NODE_MOE_ISA");
 }
 
+#if defined(__x86_64__)
+TEST_CASE("cpu: Intel's processors take pairs of bf16 only when asked to, AMD's without") {
+  if (Opened("isa=avx512bf16").code != MOE_OK || Opened("isa=amx").code == MOE_OK) return;
+  const bool chosen = Opened("").describe().find("\"isa\":\"avx512bf16\"") != std::string::npos;
+  CHECK(chosen == !__builtin_cpu_is("intel"));
+}
+#endif
+
 TEST_CASE("cpu: options") {
   CHECK(Opened("threads=3\nmemoryLimit=1000").describe().find("\"threads\":3") != std::string::npos);
   for (const char *wrong :

@@ -1,5 +1,4 @@
 /** LoSparse on the experts of a layer: how they fall apart, which rows a layer's own output wants, and what is stored. */
-
 import type { ExpertMatrices } from '../expert.ts';
 import { denseMatrices, type Expert, type ExpertLayer, type Factors, type Matrix } from '../experts.ts';
 import { type MatrixName, matrixNames } from '../gradients/experts.ts';
