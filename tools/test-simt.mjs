@@ -29,7 +29,8 @@ function underSanitizer() {
   const compiler = (process.env.CXX || 'g++').split(' ')[0];
   const runtime = execFileSync(compiler, ['-print-file-name=libtsan.so'], { encoding: 'utf8' }).trim();
   // What Node itself does with memory is not instrumented and would be half seen.
-  const options = `ignore_noninstrumented_modules=1:exitcode=66 ${process.env.TSAN_OPTIONS ?? ''}`;
+  // Both halves would take 13 GB: above this much it forgets what it saw of memory long ago.
+  const options = `ignore_noninstrumented_modules=1:exitcode=66:memory_limit_mb=2500 ${process.env.TSAN_OPTIONS ?? ''}`;
   return ['setarch', '-R', 'env', `LD_PRELOAD=${runtime}`, `TSAN_OPTIONS=${options}`];
 }
 
@@ -56,7 +57,10 @@ function mocha(half) {
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk));
   return new Promise((done) => {
     child.on('error', (error) => done({ status: 1, output: `test-simt: ${command}: ${error.message}\n` }));
-    child.on('close', (status) => done({ status: status ?? 1, output: Buffer.concat(output) }));
+    child.on('close', (status, signal) => {
+      if (signal) output.push(Buffer.from(`test-simt: ended by ${signal}\n`));
+      done({ status: status ?? 1, output: Buffer.concat(output) });
+    });
   });
 }
 

@@ -24,6 +24,7 @@ import { openDevice, parseWeightFormat } from '../../lib/index.ts';
 import * as ggml from './ggml.mjs';
 import * as onnx from './onnx.mjs';
 import { rest, watchOthers } from './rest.mjs';
+import { WrongResults } from './weights.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -146,12 +147,21 @@ async function experts(shape, one) {
 async function compare({ work, shape }, subject, peers, prepare) {
   console.error(`${work} ${shape}, ${subject.weights}, ${subject.tokens} tokens`);
   const calls = [subject.call];
-  for (const peer of peers) calls.push(await prepare(peer));
+  const right = [];
+  for (const peer of peers) {
+    try {
+      calls.push(await prepare(peer));
+      right.push(peer);
+    } catch (error) {
+      if (!(error instanceof WrongResults)) throw error;
+      console.error(`left out: ${error.message}`);
+    }
+  }
   const others = watchOthers();
   const { result: times, readBytesPerSecond } = await meter.during(() => timeInTurn(calls), 1);
   const { tokens: count, weights: ours, cost } = subject;
   const [ms, ...theirs] = times.map(median);
-  const figures = peers.map(({ name, format }, at) => ({ name, format, ms: theirs[at] }));
+  const figures = right.map(({ name, format }, at) => ({ name, format, ms: theirs[at] }));
   const row = { work, shape, tokens: count, weights: ours, ms, readBytesPerSecond, ...cost };
   timed.push({ ...row, othersBusy: others(), peers: figures });
 }

@@ -33,7 +33,10 @@ export function quantizeRows(values, block, bits) {
   return { codes, scales };
 }
 
-/** Throws where a result of [tokens, outputs] is not x · Wᵀ of the repeated pool, within what 4 bits lose. */
+/** A peer computed something else; its time means nothing. */
+export class WrongResults extends Error {}
+
+/** Throws WrongResults where a result of [tokens, outputs] is not x · Wᵀ of the repeated pool, within what 4 bits lose. */
 export function checkDense(name, x, y, pool, columns, outputs) {
   let [product, wanted, got] = [0, 0, 0];
   for (let row = 0; row < Math.min(outputs, poolRows); row++) {
@@ -46,5 +49,5 @@ export function checkDense(name, x, y, pool, columns, outputs) {
   const cosine = product / Math.sqrt(wanted * got);
   const size = Math.sqrt(got / wanted);
   if (!(cosine > 0.97 && size > 0.9 && size < 1.1))
-    throw new Error(`${name}: wrong results (cosine ${cosine}, size ${size})`);
+    throw new WrongResults(`${name}: wrong results (cosine ${cosine}, size ${size})`);
 }

@@ -174,7 +174,7 @@ TEST_CASE("cpu amx: a product of tiles is the product of the matrices that they 
     constexpr int stride = 80;  // of every matrix in memory
     const auto m = static_cast<size_t>(rows), n = static_cast<size_t>(columns), k = static_cast<size_t>(inputs);
     std::vector<uint8_t> a = random_bytes(16 * stride), b = random_bytes(16 * stride);
-    a[0] = 0x80, b[0] = 0xff;  // the furthest from 0
+    a[0] = b[0] = 0x80, b[1] = 0xff;  // the furthest from 0
     std::vector<int32_t> start(16 * stride / 4), result;
     for (int32_t &one : start) one = static_cast<int32_t>(generator());
     result = start;
@@ -184,22 +184,31 @@ TEST_CASE("cpu amx: a product of tiles is the product of the matrices that they 
     shapes.set(5, rows, inputs);
     shapes.set(7, inputs / 4, columns * 4);
     tiles.configure(shapes);
-    tiles.load<2>(start.data(), stride);
     tiles.load<5>(a.data(), stride);
     tiles.load<7>(b.data(), stride);
-    tiles.multiply<2, 5, 7>();
-    tiles.store<2>(result.data(), stride);
-    std::vector<int32_t> expected = start;
-    for (size_t i = 0; i < m; ++i) {
-      for (size_t j = 0; j < n; ++j) {
-        int64_t sum = start[i * stride / 4 + j];
-        for (size_t at = 0; at < k; ++at) {  // input `at` of column j: byte at % 4 of its lane in row at / 4
-          sum += static_cast<int8_t>(a[i * stride + at]) * b[at / 4 * stride + j * 4 + at % 4];
-        }
-        expected[i * stride / 4 + j] = static_cast<int32_t>(sum);
+    std::vector<int32_t> expected;
+    for (const bool negative : {true, false}) {
+      CAPTURE(negative);
+      tiles.load<2>(start.data(), stride);
+      if (negative) {
+        tiles.multiply<2, 5, 7>();
+      } else {
+        tiles.multiply_unsigned<2, 5, 7>();
       }
+      tiles.store<2>(result.data(), stride);
+      expected = start;
+      for (size_t i = 0; i < m; ++i) {
+        for (size_t j = 0; j < n; ++j) {
+          int64_t sum = start[i * stride / 4 + j];
+          for (size_t at = 0; at < k; ++at) {  // input `at` of column j: byte at % 4 of its lane in row at / 4
+            const uint8_t code = b[at / 4 * stride + j * 4 + at % 4];
+            sum += static_cast<int8_t>(a[i * stride + at]) * (negative ? static_cast<int8_t>(code) : code);
+          }
+          expected[i * stride / 4 + j] = static_cast<int32_t>(sum);
+        }
+      }
+      CHECK(result == expected);
     }
-    CHECK(result == expected);
     tiles.zero<2>();
     tiles.store<2>(result.data(), stride);
     for (size_t i = 0; i < m; ++i) std::fill_n(expected.begin() + static_cast<int64_t>(i) * stride / 4, n, 0);

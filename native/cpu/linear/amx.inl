@@ -1,77 +1,220 @@
 // A tile of a dense integer matrix against codes where there are tile registers (simd/amx.h): int8.inl's sums to the bit,
-// for blocks of least_tile_rows rows or more: the int32 sums of a run are exact in any order, and integer_runs.inl scales
-// them alike.
+// for blocks of least_tile_rows rows or more: the int32 sums of a run are exact in any order, and its scale meets them alike.
 //
-// Layout: codes of x are the signed operand, [inputs / depth][rows][depth] (kernels.h): a tile lies in one piece. The packed
-// weights are the unsigned one as they are: a line is 16 outputs × 4 inputs. Nibbles are widened to bytes first, 512 inputs
-// at a time, once for all rows of a segment.
+// Layout: codes of x, [inputs / depth][rows][depth] (kernels.h), so a tile lies in one piece. Codes of 8 bits are operands as they
+// are packed (tile.h). Those of 4 become signed bytes in the same lanes, times the inner scale where there is one: what is left
+// of such a matrix is one run. That is done piece by piece, once for all rows of a segment: 1024 inputs where a run is longer
+// than that, whose int32 sums then wait in memory, else whole runs in half as many, as sums in f32 share the first-level cache
+// with them.
 //
 // Bound: the products of amx_tiles.inl, 64 inputs a step. In groups of 128 inputs, two of these steps, 4 tiles of sums are
-// stored and their 64 vectors scaled and added in f32.
-// Not measured on a machine with AMX yet; proven by the twin.
+// stored, 16 cycles each in the products' unit, and their 64 vectors converted, scaled and added in f32, 3 instructions on two
+// ports, between the products of the next group: 192 cycles of the one beside 96 of the others. Measured on Emerald Rapids,
+// 2026-11-30, loops of this shape: 0.56 of the products alone.
 #include "linear/kernels.h"
 
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-// Inputs whose codes, a byte each, fill the thread's piece of widened weights.
-constexpr int64_t tile_piece = linear::widened_inputs * 4;
-
-// [inputs / 8] steps of nibbles to [inputs / 4] steps of bytes.
-void widen_to_bytes(const std::byte *codes, int64_t inputs, std::byte *to) {
-  Ahead ahead{codes + prefetch_bytes, 128};
-  for (int64_t k = 0; k < inputs; k += 8, codes += 128, to += 256) {
-    ahead.step();
-    Ints low[vectors], high[vectors];
-    load_step<true, 0>(codes, low);
-    load_step<true, 1>(codes, high);
-    __builtin_memcpy(to, low, 128);
-    __builtin_memcpy(to + 128, high, 128);
+// The nibbles of `inputs` inputs, from a multiple of 8 on, as signed bytes [inputs / 4][32][4].
+template <bool scaled>
+void widen_to_bytes(const std::byte *codes, int64_t inputs, const Ints (&scale)[vectors], std::byte *to) {
+  const Ints above = broadcast_ints(0x08080808);
+  const auto put = [&]<int half>() {
+    Ints w[vectors];
+    load_step<true, half>(codes, w);
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      w[v] = sub_bytes(w[v], above);
+      if constexpr (scaled) w[v] = mul_bytes(w[v], scale[v]);
+    }
+    __builtin_memcpy(to, w, sizeof w);
+    to += sizeof w;
+  };
+  for (int64_t k = 0; k < inputs; k += 8, codes += 128) {
+    put.template operator()<0>();
+    put.template operator()<1>();
   }
 }
 
-// The products of tiles with consecutive blocks of a segment (integer_runs.inl).
-class TileProduct : public SegmentProduct {
+// The sums of a run of a block, which are added to its f32 sums little by little. above: what the codes of weights were above the
+// true ones.
+template <bool offsets, int above>
+class RunSums {
  public:
-  TileProduct(const Matrix &matrix, int64_t form, const RowBlock *blocks, int32_t count, float *widened)
-      : SegmentProduct(matrix, form, blocks, count),
-        depth_(code_depth(matrix, blocks->rows)),
-        tiles_(depth_),
-        widened_(reinterpret_cast<std::byte *>(widened)) {}
-
-  void run(const std::byte *codes, int64_t begin, int64_t inputs, int32_t *dots) {
-    const int64_t piece = tile_piece / depth_ * depth_;
-    for (int64_t k = 0; k < inputs; k += piece) {
-      const int64_t now = least(piece, inputs - k);
-      const std::byte *w = codes + k * tile_outputs;
-      if (matrix_.store == MOE_I4) {
-        widen_to_bytes(codes + k * tile_outputs / 2, now, widened_);
-        w = widened_;
+  // factors: scale[32], then offset[32] if there are offsets.
+  void begin(const int32_t *dots, int64_t rows, const float *factors, const float *steps, const int32_t *code_sums,
+             float *sums) {
+    dots_ = dots, rows_ = rows, factors_ = factors, steps_ = steps, code_sums_ = code_sums, sums_ = sums;
+    row_ = 0;
+  }
+  int64_t left() const { return rows_ - row_; }
+  // On its own: its registers are not those of the loop around it.
+  [[gnu::noinline]] void add(int64_t rows) {
+    const int64_t stop = least(rows_, row_ + rows);
+    if (row_ == stop) return;
+    Vec scale[vectors], offset[vectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      scale[v] = load(factors_ + v * width);
+      offset[v] = offsets ? load(factors_ + tile_outputs + v * width) : zero();
+    }
+    const float *const steps = steps_;
+    const int32_t *const code_sums = code_sums_, *dots = dots_ + row_ * tile_outputs;
+    float *sums = sums_ + row_ * tile_outputs;
+    for (int64_t row = row_; row < stop; ++row, dots += tile_outputs, sums += tile_outputs) {
+      const Vec step = broadcast(steps[row]);
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) {
+        Ints sum = load_ints(dots + v * width);
+        if constexpr (above > 0) sum = sub(sum, broadcast_ints(above * code_sums[row]));
+        add_scaled<offsets>(sums + v * width, step, scale[v], offset[v], sum, offsets ? code_sums[row] : 0);
       }
-      tiles_.run(w, now / depth_, count_, k == 0, dots, [&](int32_t i) {
-        const int64_t rows = blocks_[i].rows;
-        return TileRows{blocks_[i].form(form_) + (begin + k) * rows, rows, depth_, depth_ * rows};
-      });
+    }
+    row_ = stop;
+  }
+
+ private:
+  const int32_t *dots_ = nullptr;
+  int64_t rows_ = 0, row_ = 0;
+  const float *factors_ = nullptr, *steps_ = nullptr;
+  const int32_t *code_sums_ = nullptr;
+  float *sums_ = nullptr;
+};
+
+// A tile against consecutive blocks of a segment.
+template <bool nibbles, bool dual, bool offsets>
+class TileProduct {
+ public:
+  TileProduct(const Matrix &matrix, const std::byte *tile, int64_t form, const RowBlock *blocks, int32_t count,
+              float *widened)
+      : matrix_(matrix),
+        layout_(matrix),
+        tile_(tile),
+        form_(form),
+        blocks_(blocks),
+        count_(count),
+        depth_(code_depth(matrix, blocks->rows)),
+        run_(dual ? channel_run : matrix.run()),
+        tiles_(depth_),
+        widened_(reinterpret_cast<std::byte *>(widened)),
+        dots_(reinterpret_cast<int32_t *>(widened + tile_piece_bytes / 4)) {}
+
+  // sums [rows of the blocks][32] += w · x
+  void add(float *sums) {
+    constexpr int64_t longest = tile_piece_bytes / tile_outputs, several = longest / 2;
+    const int64_t longest_piece = longest / depth_ * depth_;
+    for (int64_t k = 0; k < matrix_.padded;) {
+      const int64_t run_end = least(matrix_.padded, (k / run_ + 1) * run_);
+      const int64_t end =
+          run_ <= several ? least(matrix_.padded, k + several / run_ * run_) : least(run_end, k + longest_piece);
+      const std::byte *const begin = codes(k);
+      widen(k, end);
+      multiply(k, end, NextPiece(begin, codes(end), (end - k) / depth_ * count_), sums);
+      k = end;
     }
   }
 
  private:
-  int64_t depth_;
-  BlockTiles<int32_t> tiles_;
+  // From input k on.
+  const std::byte *codes(int64_t k) const {
+    const int64_t group = matrix_.group ? k / matrix_.group : 0;
+    return layout_.codes(tile_, group) + (k - group * matrix_.group) * tile_outputs / (nibbles ? 2 : 1);
+  }
+
+  // Nibbles of the inputs [k, end), and the factors of their runs.
+  void widen(int64_t k, int64_t end) {
+    const int64_t group = matrix_.group ? matrix_.group : channel_run;
+    Ints inner[vectors] = {};
+    for (int64_t begin = k, next; begin < end && nibbles; begin = next) {
+      const int64_t index = begin / group;
+      next = least(end, (index + 1) * group);
+      if constexpr (dual) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) inner[v] = byte_factors(layout_.inner(tile_, index, v));
+      }
+      widen_to_bytes<dual>(codes(begin), next - begin, inner, widened_ + (begin - k) * tile_outputs);
+    }
+    float *to = factors_;
+    for (int64_t begin = k; begin < end; begin = (begin / run_ + 1) * run_, to += run_factors) {
+      const int64_t index = matrix_.group ? begin / run_ : 0;
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) {
+        store(to + v * width, dual ? layout_.outer(tile_, v) : layout_.scale(tile_, index, v));
+        if constexpr (offsets) store(to + tile_outputs + v * width, layout_.offset(tile_, index, v));
+      }
+    }
+  }
+
+  // Inputs [k, end) against all blocks.
+  void multiply(int64_t k, int64_t end, NextPiece ahead, float *sums) {
+    const bool whole = end - k >= least(run_, matrix_.padded - k) && k % run_ == 0;
+    int32_t *waiting = dots_;  // of the block
+    for (int32_t i = 0; i < count_; ++i) {
+      const int64_t rows = blocks_[i].rows;
+      const std::byte *const x = blocks_[i].form(form_);
+      const auto *const steps = reinterpret_cast<const float *>(x + matrix_.padded * rows);
+      const auto *const code_sums = reinterpret_cast<const int32_t *>(steps + matrix_.runs() * rows);
+      const float *factors = factors_;
+      for (int64_t begin = k, next; begin < end; begin = next, factors += run_factors) {
+        const int64_t run = begin / run_, run_end = least(matrix_.padded, (run + 1) * run_);
+        next = least(end, run_end);
+        int32_t *const dots = whole ? dots_ : waiting;
+        const std::byte *const w = nibbles ? widened_ + (begin - k) * tile_outputs : codes(begin);
+        const int64_t depths = (next - begin) / depth_, slice = (left_.left() + depths - 1) / depths;
+        tiles_.multiply(w, depths, rows, {x + begin * rows, depth_, depth_ * rows}, begin % run_ == 0 ? nullptr : dots,
+                        dots, [&] {
+                          ahead.ask();
+                          left_.add(slice);
+                        });
+        if (next == run_end) left_.begin(dots, rows, factors, steps + run * rows, code_sums + run * rows, sums);
+      }
+      waiting += rows * tile_outputs;
+      sums += rows * tile_outputs;
+    }
+    tiles_.finish();
+    left_.add(left_.left());
+  }
+
+  // Of a run; runs have 8 inputs at least.
+  static constexpr int64_t run_factors = tile_outputs * (offsets ? 2 : 1);
+
+  const Matrix &matrix_;
+  GroupLayout layout_;
+  const std::byte *tile_;
+  int64_t form_;
+  const RowBlock *blocks_;
+  int32_t count_;
+  int64_t depth_, run_;
+  BlockTiles<nibbles ? TileOperands::bytes : TileOperands::unsigned_weights> tiles_;
+  RunSums<offsets, nibbles ? 0 : 128> left_;
   std::byte *widened_;
+  int32_t *dots_;
+  alignas(64) float factors_[tile_piece_bytes / tile_outputs / 2 / 8 * run_factors];
 };
+
+template <bool nibbles, bool dual, bool offsets>
+void add_tile_product(const Matrix &matrix, const std::byte *tile, int64_t form, const RowBlock *blocks, int32_t count,
+                      float *widened, float *sums) {
+  TileProduct<nibbles, dual, offsets>(matrix, tile, form, blocks, count, widened).add(sums);
+}
 
 // All blocks of a segment: those of few rows as int8.inl has them.
 void integer_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBlock *blocks, int32_t count,
                   float *widened, float *sums) {
   const std::byte *const tile = matrix.tiles + index * matrix.tile_bytes;
+  const bool nibbles = matrix.store == MOE_I4, offsets = matrix.offset >= 0;
+  const auto product = matrix.outer >= 0 ? add_tile_product<true, true, false>
+                       : nibbles
+                           ? (offsets ? add_tile_product<true, false, true> : add_tile_product<true, false, false>)
+                       : offsets ? add_tile_product<false, false, true>
+                                 : add_tile_product<false, false, false>;
   const auto tiled = [&](int32_t i) { return blocks[i].rows >= linear::least_tile_rows; };
   for (int32_t i = 0, end; i < count; i = end) {
     int64_t rows = 0;
     for (end = i; end < count && tiled(end) == tiled(i); ++end) rows += blocks[end].rows;
     if (tiled(i)) {
-      TileProduct product(matrix, form, blocks + i, end - i, widened);
-      add_integer_runs(matrix, tile, product, sums);
+      product(matrix, tile, form, blocks + i, end - i, widened, sums);
     } else {
       int8_tile(matrix, index, form, blocks + i, end - i, sums);
     }

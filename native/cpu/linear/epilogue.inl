@@ -44,7 +44,7 @@ void finish(const Call &call, const Slot &slot, int64_t tile, const RowBlock *bl
         float *const y = call.y + row + column;
         if (left >= width) {
           if (call.residual) a = add(a, load(call.residual + row + column));
-          store(y, a);
+          call.past_caches ? store_past_caches(y, a) : store(y, a);
         } else {
           if (call.residual) a = add(a, load_part(call.residual + row + column, left));
           store_part(y, a, left);

@@ -46,42 +46,47 @@ struct Call {
   const float *residual;    // as y, or null
   float *y;                 // [rows, y_width]
   int64_t y_width;
+  bool past_caches;  // y is written past them: it is so large that little of it would be left there
 };
 
-// Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of up to `segment_rows` rows.
+// Rows of a segment, at most, and inputs of a piece of a tile that is widened to f32.
 inline constexpr int segment_rows = 144;
 inline constexpr int widened_inputs = 128;
 // Floats that a look-up of kept rows may read past the last one.
 inline constexpr int kept_slack = 16;
 // bf16 inputs that one look-up can choose from: a step of sparse values that reaches farther is multiplied in f32.
 inline constexpr int pair_window = 32;
-inline constexpr int64_t thread_floats = (segment_rows + widened_inputs) * tile_outputs;
 
 // Asks memory for a line, into the second-level cache: a page ahead would take the first one from what is read now.
 [[gnu::always_inline]] inline void prefetch(const void *line) { __builtin_prefetch(line, 0, 2); }
 
-// Rows from which a block of codes is multiplied in tiles, where an instruction set has them. By count (amx_tiles.inl) 64 inputs ×
-// 32 outputs take 52 cycles of tiles for one block, 16 a row on two units of dot products; but few rows wait for memory.
-inline constexpr int least_tile_rows = 8;
+// Rows from which a block of codes is multiplied in tiles, where an instruction set has them: more than a block of dot products
+// has. Fewer wait for memory, and need no widened weights for that.
+inline constexpr int least_tile_rows = 13;
 
-// Inputs of a tile, up to `most`: as many as divide every run of the matrix, so that no tile is cut short.
+// Inputs of a tile, up to `most`: as many as divide every run of the matrix, so that no tile is cut short. Under an outer scale
+// the groups are one run (amx.inl).
 [[gnu::always_inline]] inline int64_t depth_of_tiles(const Matrix &matrix, int64_t most) {
-  const int64_t run = matrix.run(), last = matrix.padded - (matrix.runs() - 1) * run;
+  const int64_t run = matrix.outer < 0 ? matrix.run() : channel_run;
+  const int64_t last = matrix.padded - (matrix.padded - 1) / run * run;
   int64_t depth = most;
   while (last % depth != 0 || (last != matrix.padded && run % depth != 0)) depth -= 8;
   return depth;
 }
 
 struct Kernels {
-  // Rows of a register block: in f32, of codes, and where a call has nothing but dense products of codes or of bf16.
-  int rows_exact, rows_int8, rows_dense;
+  // Rows of a register block: in f32, of codes, and where a call has nothing but dense products of codes or of bf16. Such a
+  // call's segments have up to segment_dense rows.
+  int rows_exact, rows_int8, rows_dense, segment_dense;
+  // Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of a segment.
+  int64_t thread_floats;
   bool bf16;  // whether there are products of bf16
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);
-  // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most segment_rows rows.
+  // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most a segment.
   void (*early)(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end,
                 float *thread_scratch);
-  // Computes tiles [begin, end) of y for the blocks of one segment: of slots with one base, at most segment_rows rows.
+  // Computes tiles [begin, end) of y for the blocks of one segment: of slots with one base.
   void (*tiles)(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end,
                 float *thread_scratch);
 };

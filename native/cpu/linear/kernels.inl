@@ -17,9 +17,6 @@
 #include "linear/int8.inl"
 // Rows in pairs, which it reads as int8 does.
 #include "linear/bf16.inl"
-#if defined(MOE_TILES) || defined(MOE_MATRIX_PRODUCTS)
-#include "linear/integer_runs.inl"
-#endif
 #if defined(MOE_TILES)
 #include "linear/amx_tiles.inl"
 // Over them.
@@ -27,6 +24,8 @@
 #include "linear/amx_bf16.inl"
 #endif
 #if defined(MOE_MATRIX_PRODUCTS)
+#include "linear/integer_runs.inl"
+// Over it.
 #include "linear/matrix_products.inl"
 #endif
 #include "linear/sparse_places.inl"
@@ -45,9 +44,22 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
+#if defined(MOE_TILES)
+constexpr int dense_rows = block_rows, dense_segment = tile_segment_rows;
+constexpr int64_t widened_floats = tile_piece_bytes / 4 + tile_segment_rows * tile_outputs;  // and int32 sums (amx.inl)
+#else
+#if defined(MOE_MATRIX_PRODUCTS)
+constexpr int dense_rows = product_rows;
+#else
+constexpr int dense_rows = int8_rows;
+#endif
+constexpr int dense_segment = linear::segment_rows;
+constexpr int64_t widened_floats = linear::widened_inputs * tile_outputs;
+#endif
+
 void early(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end, float *thread_scratch) {
   const Slot &slot = call.slots[blocks[0].slot];
-  float *const widened = thread_scratch, *const sums = thread_scratch + linear::widened_inputs * tile_outputs;
+  float *const widened = thread_scratch, *const sums = thread_scratch + widened_floats;
   const int64_t rows = rows_of(blocks, count), shrinking = slot.shrink.tile_count;
   for (int64_t index = begin; index < end; ++index) {
     clear(sums, rows);
@@ -95,7 +107,7 @@ MOE_INLINE void for_slots(const Call &call, const RowBlock *blocks, int32_t coun
 
 void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begin, int64_t end, float *thread_scratch) {
   const Slot &first = call.slots[blocks[0].slot];
-  float *const widened = thread_scratch, *const sums = thread_scratch + linear::widened_inputs * tile_outputs;
+  float *const widened = thread_scratch, *const sums = thread_scratch + widened_floats;
   if (first.only_added()) {
     added_tiles(call, first, blocks, count, begin, end, widened, sums);
   } else {
@@ -111,20 +123,19 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
       });
     }
   }
+  if (call.past_caches) fence_past_caches();
   if (end == first.tile_count && first.columns() < call.y_width) {
     for (int32_t i = 0; i < count; ++i) clear_columns(call, blocks[i], first.columns());
   }
 }
 
+constexpr linear::Kernels kernels_with(bool bf16) {
+  return {exact_rows, int8_rows, dense_rows, dense_segment, widened_floats + dense_segment * tile_outputs,
+          bf16,       prepare,   early,      tiles};
+}
+
 }  // namespace
 
-#if defined(MOE_TILES)
-constexpr int dense_rows = tile_rows;
-#elif defined(MOE_MATRIX_PRODUCTS)
-constexpr int dense_rows = product_rows;
-#else
-constexpr int dense_rows = int8_rows;
-#endif
-const linear::Kernels linear_kernels{exact_rows, int8_rows, dense_rows, bf16_products, prepare, early, tiles};
+const linear::Kernels linear_kernels = kernels_with(bf16_products);
 
 }  // namespace moe::cpu::MOE_ISA

@@ -3,8 +3,9 @@
 // Layout: x [rows, in], y and residual [rows, out] in f32, dense; the bank as tile.h draws it; prepared rows, kernels.h.
 //
 //   pass      as many rows as the scratch holds prepared (1024 at most)
-//   chunk     up to 144 rows of one slot, cut into row blocks of the kernel's height
-//   segment   chunks of slots that share a base, up to 144 rows
+//   chunk     rows of one slot, up to a segment's, cut into row blocks of the kernel's height
+//   segment   chunks of slots that share a base: up to 144 rows, or more where products are so fast that weights would not
+//             arrive in time, as long as the rows stay in the second-level cache
 //   task      one chunk × a range of its early tiles, or one segment × a range of its tiles
 #include "linear/linear.h"
 
@@ -18,7 +19,9 @@ namespace moe::cpu::linear {
 namespace {
 
 constexpr int64_t most_pass_rows = 1024, most_pass_bytes = int64_t{16} << 20;
-constexpr int64_t task_products = 32 * 1024;  // multiply-adds worth a claim
+constexpr int64_t cached_result = int64_t{24} << 20;  // bytes of y
+constexpr int64_t segment_bytes = int64_t{5} << 18;   // of rows, beyond segment_rows
+constexpr int64_t task_products = 32 * 1024;          // multiply-adds worth a claim
 
 // Blocks of a chunk or a segment, with their tiles.
 struct Span {
@@ -32,7 +35,8 @@ struct Span {
 struct Sizes {
   Forms forms;
   int64_t row_bytes;  // of all forms of a row, in the widest slot
-  int64_t pass_rows;
+  int64_t pass_rows, segment_rows;
+  int height;  // of a row block
   int64_t chunks_at, segments_at, prepared_at, threads_at, bytes;
 };
 
@@ -87,9 +91,23 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   return forms;
 }
 
-Sizes sizes_of(const Bank &bank, bool int8, bool bf16, int64_t rows, int threads) {
+// Whether all products of a call are dense ones of codes or of bf16.
+bool dense_products(const Bank &bank, bool bf16, const Forms &forms) {
+  const moe_part *const expand = bank.form(MOE_PART_FACTOR_OUT);
+  if (expand && !(bf16 && expand->store == MOE_BF16)) return false;
+  return forms.floats < 0 && !bank.form(MOE_PART_SPARSE);
+}
+
+Sizes sizes_of(const Kernels &kernels, const Bank &bank, bool int8, bool bf16, int64_t rows, int threads) {
   Sizes sizes{};
   sizes.forms = forms_of(bank, int8, bf16, &sizes.row_bytes);
+  sizes.height = int8 ? kernels.rows_int8 : kernels.rows_exact;
+  sizes.segment_rows = segment_rows;
+  if (dense_products(bank, bf16, sizes.forms)) {
+    sizes.height = kernels.rows_dense;
+    const int64_t cached = segment_bytes / sizes.row_bytes / sizes.height * sizes.height;
+    sizes.segment_rows = std::clamp<int64_t>(cached, segment_rows, kernels.segment_dense);
+  }
   sizes.pass_rows =
       std::min(rows, std::clamp<int64_t>(most_pass_bytes / sizes.row_bytes, segment_rows, most_pass_rows));
   const int64_t spans = align_up(sizes.pass_rows * static_cast<int64_t>(sizeof(Span)));
@@ -97,20 +115,13 @@ Sizes sizes_of(const Bank &bank, bool int8, bool bf16, int64_t rows, int threads
   sizes.segments_at = sizes.chunks_at + spans;
   sizes.prepared_at = sizes.segments_at + spans;
   sizes.threads_at = sizes.prepared_at + sizes.pass_rows * sizes.row_bytes;
-  sizes.bytes = sizes.threads_at + threads * thread_floats * 4;
+  sizes.bytes = sizes.threads_at + threads * kernels.thread_floats * 4;
   return sizes;
 }
 
 // Whether this call rounds what meets bf16 matrices to bf16.
 bool uses_bf16(const Kernels &kernels, const moe_linear &attributes) {
   return kernels.bf16 && attributes.mode == MOE_AUTO;
-}
-
-// Whether all products of a call are dense ones of codes or of bf16.
-bool dense_products(const Bank &bank, const Call &call) {
-  const moe_part *const expand = bank.form(MOE_PART_FACTOR_OUT);
-  if (expand && !(call.bf16 && expand->store == MOE_BF16)) return false;
-  return call.forms.floats < 0 && !bank.form(MOE_PART_SPARSE);
 }
 
 // Rows of slot s: [offsets[s], offsets[s + 1]), kept inside [0, rows] whatever the data say.
@@ -129,12 +140,12 @@ struct Pass {
   int64_t rows = 0, elements = 0;
 
   // The next `count` rows of a slot, from row `first` of y on.
-  void add(const Bank &bank, int64_t slot_index, int64_t first, int64_t count, int height, const Sizes &sizes,
+  void add(const Bank &bank, int64_t slot_index, int64_t first, int64_t count, const Sizes &sizes,
            std::byte *prepared) {
     const Slot &slot = bank.slot(slot_index);
     Span &chunk = chunks[chunk_count++];
     chunk = {slot.early_tiles(), slot.in * tile_outputs, count, 1, 0, 0, block_count, 0};
-    for (int64_t done = 0, cuts = ceil_divide(count, height); cuts > 0; --cuts) {
+    for (int64_t done = 0, cuts = ceil_divide(count, sizes.height); cuts > 0; --cuts) {
       const int64_t height_now = ceil_divide(count - done, cuts);
       blocks[block_count++] = {first + done, static_cast<int32_t>(height_now), static_cast<int32_t>(slot_index),
                                prepared + (rows + done) * sizes.row_bytes};
@@ -146,7 +157,7 @@ struct Pass {
     Span *const last = segment_count > 0 ? &segments[segment_count - 1] : nullptr;
     const Matrix *const before = last ? &bank.slot(blocks[last->first_block].slot).base : nullptr;
     const bool shared = before && *before && slot.base && before->tiles == slot.base.tiles;
-    if (shared && last->rows + count <= segment_rows) {
+    if (shared && last->rows + count <= sizes.segment_rows) {
       last->blocks += chunk.blocks;
       last->rows += count;
       return;
@@ -159,7 +170,7 @@ struct Pass {
 
 // Runs a kernel over spans × tile ranges.
 void run_spans(const Call &call, const Context &context, const Pass &pass, Span *spans, int32_t count,
-               decltype(Kernels::tiles) kernel, float *thread_scratch, int64_t least_tasks) {
+               decltype(Kernels::tiles) kernel, float *thread_scratch, int64_t thread_floats, int64_t least_tasks) {
   int64_t tiles = 0, products = 0, tasks = 0;
   for (int32_t i = 0; i < count; ++i) {
     tiles += spans[i].tiles;
@@ -229,7 +240,8 @@ int64_t scratch(const Kernels &kernels, const Bank &bank, const Context &largest
   }
   if (residual)
     expect(residual.size() == y.size(), MOE_SHAPE_MISMATCH, "residual", std::to_string(y.size()), residual.size());
-  return sizes_of(bank, uses_int8(bank, attributes), uses_bf16(kernels, attributes), y.rows, largest.threads).bytes;
+  return sizes_of(kernels, bank, uses_int8(bank, attributes), uses_bf16(kernels, attributes), y.rows, largest.threads)
+      .bytes;
 }
 
 void run(const Kernels &kernels, const Bank &bank, const Context &context) {
@@ -248,13 +260,11 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
   call.residual = context.input[4] ? context.input[4].as<float>() : nullptr;
   call.y = y.as<float>();
   call.y_width = y.width;
-  const Sizes sizes = sizes_of(bank, call.int8, call.bf16, y.rows, context.threads);
+  call.past_caches = y.size() * 4 > cached_result;
+  const Sizes sizes = sizes_of(kernels, bank, call.int8, call.bf16, y.rows, context.threads);
   call.forms = sizes.forms;
   std::byte *const scratch = context.scratch;
   auto *const thread_scratch = reinterpret_cast<float *>(scratch + sizes.threads_at);
-  const int height = dense_products(bank, call) ? kernels.rows_dense
-                     : call.int8                ? kernels.rows_int8
-                                                : kernels.rows_exact;
   const Rows rows{context.input[3] ? context.input[3].as<int32_t>() : nullptr, bank.slots(), y.rows};
   const int64_t slot_count = rows.offsets ? bank.slots() : 1;
 
@@ -268,15 +278,18 @@ void run(const Kernels &kernels, const Bank &bank, const Context &context) {
         if (++place < slot_count) row = rows.begin(bank.in_order(place));
         continue;
       }
-      const int64_t count = std::min(ceil_divide(left, ceil_divide(left, segment_rows)), sizes.pass_rows - pass.rows);
-      pass.add(bank, slot, row, count, height, sizes, scratch + sizes.prepared_at);
+      const int64_t count =
+          std::min(ceil_divide(left, ceil_divide(left, sizes.segment_rows)), sizes.pass_rows - pass.rows);
+      pass.add(bank, slot, row, count, sizes, scratch + sizes.prepared_at);
       row += count;
     }
     if (pass.rows == 0) break;
     context.parallel_for(pass.block_count, pass.elements * 4,
                          [&](int64_t i, int) { kernels.prepare(call, pass.blocks[i]); });
-    run_spans(call, context, pass, pass.chunks, pass.chunk_count, kernels.early, thread_scratch, 0);
-    run_spans(call, context, pass, pass.segments, pass.segment_count, kernels.tiles, thread_scratch, 1);
+    run_spans(call, context, pass, pass.chunks, pass.chunk_count, kernels.early, thread_scratch, kernels.thread_floats,
+              0);
+    run_spans(call, context, pass, pass.segments, pass.segment_count, kernels.tiles, thread_scratch,
+              kernels.thread_floats, 1);
     if (context.cancelled()) return;
   }
 }

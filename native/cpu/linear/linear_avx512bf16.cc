@@ -7,6 +7,6 @@
 namespace moe::cpu::avx512bf16 {
 extern const Probes probes;
 // Only what multiplies bf16 needs BF16, so they run with VBMI alone.
-const linear::Kernels exact_kernels{exact_rows, int8_rows, dense_rows, false, prepare, early, tiles};
+const linear::Kernels exact_kernels = kernels_with(false);
 }  // namespace moe::cpu::avx512bf16
 #include "probes.inl"

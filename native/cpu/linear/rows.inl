@@ -85,32 +85,30 @@ MOE_INLINE int64_t code_depth([[maybe_unused]] const Matrix &matrix, [[maybe_unu
 }
 
 void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::byte *form) {
-  const int64_t padded = matrix.padded, depth = code_depth(matrix, rows);
+  const int64_t padded = matrix.padded, depth = rows == 1 ? padded : code_depth(matrix, rows);
+  const bool whole_vectors = rows == 1 || depth % width == 0;
   float *const steps = reinterpret_cast<float *>(form + padded * rows);
   int32_t *const sums = reinterpret_cast<int32_t *>(steps + runs.count * rows);
   for (int64_t b = 0; b < runs.count; ++b) {
     const int64_t begin = b * runs.run, end = least(padded, begin + runs.run), stop = least(runs.in, end);
     const float step = runs.step(b);
-    std::byte *to = form + begin * rows + row * depth;
-    int64_t within = 0;
+    std::byte *to = form + begin / depth * depth * rows + row * depth;
+    int64_t within = begin % depth;
     Ints total = zero_ints();
     for (int64_t k = begin; k < end; k += width) {
       alignas(64) int8_t piece[width];
       const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
-      if (rows == 1 && end - k >= width) {  // nothing lies between
-        store_bytes(reinterpret_cast<int8_t *>(to), code);
-        to += width;
+      if (within == depth) within = 0, to += depth * rows;
+      if (whole_vectors && end - k >= width) {
+        store_bytes(reinterpret_cast<int8_t *>(to + within), code);
+        within += width;
         continue;
       }
       store_bytes(piece, code);
-      for (int64_t i = 0; i < width && k + i < end; i += 4) {
+      for (int64_t i = 0; i < width && k + i < end; i += 4, within += 4) {
+        if (within == depth) within = 0, to += depth * rows;
         __builtin_memcpy(to + within, piece + i, 4);
-        within += 4;
-        if (within == depth) {
-          within = 0;
-          to += depth * rows;
-        }
       }
     }
     steps[b * rows + row] = step;

@@ -2,7 +2,8 @@
 // have none: the same members, the same bits. A unit that defines MOE_TILE_TWIN has the twin. Whoever uses the registers has
 // the system's permission (dispatch.cc asks for it).
 //
-// multiply, of bytes, is tdpbsud: c[m][n] += Σ_k Σ_{j<4} signed byte a[m][4k + j] · unsigned byte b[k][4n + j], in int32.
+// multiply, of signed bytes, is tdpbssd: c[m][n] += Σ_k Σ_{j<4} a[m][4k + j] · b[k][4n + j], in int32; multiply_unsigned, of
+// unsigned bytes b, is tdpbsud.
 //
 // multiply_pairs, of bf16, is tdpbf16ps, as its operation stands in Intel's manual: two f32 sums for each m and n, each from 0
 // and in order of k,
@@ -40,13 +41,20 @@ static_assert(sizeof(TileShapes) == 64);
 
 #if !defined(MOE_TILE_TWIN)
 
-// One object a thread at a time: it stands for the thread's registers.
+// One object a thread at a time: it stands for the thread's registers. It leaves the shapes that it found: ggml sets its own
+// once a thread, and where both work on one its next product would be an illegal instruction.
 class Tiles {
  public:
-  Tiles() = default;
+  Tiles() { __asm__ volatile("sttilecfg %0" : "=m"(found_)); }
   Tiles(const Tiles &) = delete;
   Tiles &operator=(const Tiles &) = delete;
-  ~Tiles() { __asm__ volatile("tilerelease"); }
+  ~Tiles() {
+    if (found_.palette != 0) {
+      configure(found_);
+    } else {
+      __asm__ volatile("tilerelease");
+    }
+  }
 
   // Zeroes all registers.
   [[gnu::always_inline]] void configure(const TileShapes &shapes) { __asm__ volatile("ldtilecfg %0" : : "m"(shapes)); }
@@ -59,18 +67,30 @@ class Tiles {
   [[gnu::always_inline]] void load(const void *from, int64_t stride) {
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(t) : "memory");
   }
+  // The same, leaving the first-level cache to others.
+  template <int t>
+  [[gnu::always_inline]] void load_once(const void *from, int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(t) : "memory");
+  }
   template <int t>
   [[gnu::always_inline]] void store(void *to, int64_t stride) const {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(t) : "memory");
   }
   template <int c, int a, int b>
   [[gnu::always_inline]] void multiply() {
+    __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
+  }
+  template <int c, int a, int b>
+  [[gnu::always_inline]] void multiply_unsigned() {
     __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
   }
   template <int c, int a, int b>
   [[gnu::always_inline]] void multiply_pairs() {
     __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
   }
+
+ private:
+  TileShapes found_;
 };
 
 #else
@@ -97,6 +117,10 @@ class Tiles {
       std::memcpy(tiles_[t][r], static_cast<const char *>(from) + r * stride, shapes_.row_bytes[t]);
   }
   template <int t>
+  void load_once(const void *from, int64_t stride) {
+    load<t>(from, stride);
+  }
+  template <int t>
   void store(void *to, int64_t stride) const {
     require(shapes_.rows[t] > 0);
     for (int r = 0; r < shapes_.rows[t]; ++r)
@@ -104,20 +128,11 @@ class Tiles {
   }
   template <int c, int a, int b>
   void multiply() {
-    require_product(c, a, b);
-    for (int m = 0; m < shapes_.rows[c]; ++m) {
-      uint32_t sums[lanes];  // all of a row: what lies outside the shape is 0
-      std::memcpy(sums, tiles_[c][m], sizeof sums);
-      for (int k = 0; k < shapes_.rows[b]; ++k) {
-        for (int n = 0; n < lanes; ++n) {
-          for (int j = 0; j < 4; ++j) {
-            const int product = static_cast<int8_t>(tiles_[a][m][4 * k + j]) * tiles_[b][k][4 * n + j];
-            sums[n] += static_cast<uint32_t>(product);
-          }
-        }
-      }
-      std::memcpy(tiles_[c][m], sums, sizeof sums);
-    }
+    multiply_bytes<int8_t>(c, a, b);
+  }
+  template <int c, int a, int b>
+  void multiply_unsigned() {
+    multiply_bytes<uint8_t>(c, a, b);
   }
   template <int c, int a, int b>
   void multiply_pairs() {
@@ -152,6 +167,23 @@ class Tiles {
   void require_product(int c, int a, int b) const {
     require(shapes_.rows[c] > 0 && shapes_.rows[c] == shapes_.rows[a] && shapes_.rows[b] * 4 == shapes_.row_bytes[a] &&
             shapes_.row_bytes[c] == shapes_.row_bytes[b]);
+  }
+  template <typename B>
+  void multiply_bytes(int c, int a, int b) {
+    require_product(c, a, b);
+    for (int m = 0; m < shapes_.rows[c]; ++m) {
+      uint32_t sums[lanes];  // all of a row: what lies outside the shape is 0
+      std::memcpy(sums, tiles_[c][m], sizeof sums);
+      for (int k = 0; k < shapes_.rows[b]; ++k) {
+        for (int n = 0; n < lanes; ++n) {
+          for (int j = 0; j < 4; ++j) {
+            const int product = static_cast<int8_t>(tiles_[a][m][4 * k + j]) * static_cast<B>(tiles_[b][k][4 * n + j]);
+            sums[n] += static_cast<uint32_t>(product);
+          }
+        }
+      }
+      std::memcpy(tiles_[c][m], sums, sizeof sums);
+    }
   }
   static float flush(float value) {
     return __builtin_fabsf(value) < 0x1p-126f ? __builtin_copysignf(0.0f, value) : value;

@@ -30,6 +30,10 @@ MOE_INLINE Vec load(const float *p) { return {_mm256_loadu_ps(p)}; }
 // n < width; zeros after n
 MOE_INLINE Vec load_part(const float *p, int64_t n) { return {_mm256_maskload_ps(p, first(n))}; }
 MOE_INLINE void store(float *p, Vec a) { _mm256_storeu_ps(p, a.v); }
+MOE_INLINE void store_past_caches(float *p, Vec a) {
+  reinterpret_cast<uintptr_t>(p) % 32 == 0 ? _mm256_stream_ps(p, a.v) : store(p, a);
+}
+MOE_INLINE void fence_past_caches() { _mm_sfence(); }
 MOE_INLINE void store_part(float *p, Vec a, int64_t n) { _mm256_maskstore_ps(p, first(n), a.v); }
 MOE_INLINE Vec broadcast(float a) { return {_mm256_set1_ps(a)}; }
 MOE_INLINE Vec zero() { return {_mm256_setzero_ps()}; }

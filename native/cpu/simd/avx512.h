@@ -26,6 +26,11 @@ MOE_INLINE Vec load(const float *p) { return {_mm512_loadu_ps(p)}; }
 // n < width; zeros after n
 MOE_INLINE Vec load_part(const float *p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 MOE_INLINE void store(float *p, Vec a) { _mm512_storeu_ps(p, a.v); }
+// Whole lines past the caches, where p is aligned; others see them after the fence.
+MOE_INLINE void store_past_caches(float *p, Vec a) {
+  reinterpret_cast<uintptr_t>(p) % 64 == 0 ? _mm512_stream_ps(p, a.v) : store(p, a);
+}
+MOE_INLINE void fence_past_caches() { _mm_sfence(); }
 MOE_INLINE void store_part(float *p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 MOE_INLINE Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
 MOE_INLINE Vec zero() { return {_mm512_setzero_ps()}; }
@@ -109,6 +114,14 @@ MOE_INLINE Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MOE_INLINE Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 MOE_INLINE Ints mul(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 MOE_INLINE Ints sub_bytes(Ints a, Ints b) { return {_mm512_sub_epi8(a.v, b.v)}; }
+// Bytes: the low halves of a · b; b as byte_factors makes it of 16 factors, each for the four bytes of its lane.
+MOE_INLINE Ints byte_factors(Ints a) {
+  return {_mm512_or_si512(_mm512_slli_epi32(a.v, 16), _mm512_and_si512(a.v, _mm512_set1_epi32(0xffff)))};
+}
+MOE_INLINE Ints mul_bytes(Ints a, Ints b) {
+  const __m512i even = _mm512_mullo_epi16(a.v, b.v), odd = _mm512_mullo_epi16(_mm512_srli_epi16(a.v, 8), b.v);
+  return {_mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaaull, even, _mm512_slli_epi16(odd, 8))};
+}
 MOE_INLINE Ints bit_and(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
 MOE_INLINE Ints bit_xor(Ints a, Ints b) { return {_mm512_xor_si512(a.v, b.v)}; }
 template <int bits>

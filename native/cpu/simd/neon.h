@@ -35,6 +35,8 @@ MOE_INLINE Vec load_part(const float *p, int64_t n) {  // n < width; zeros after
   return load(whole);
 }
 MOE_INLINE void store(float *p, Vec a) { vst1q_f32(p, a.v); }
+MOE_INLINE void store_past_caches(float *p, Vec a) { store(p, a); }
+MOE_INLINE void fence_past_caches() {}
 MOE_INLINE void store_part(float *p, Vec a, int64_t n) {
   alignas(16) float whole[width];
   store(whole, a);

@@ -45,6 +45,8 @@ MOE_INLINE Vec load_part(const float *p, int64_t n) {  // n < width; zeros after
   return a;
 }
 MOE_INLINE void store(float *p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
+MOE_INLINE void store_past_caches(float *p, Vec a) { store(p, a); }
+MOE_INLINE void fence_past_caches() {}
 MOE_INLINE void store_part(float *p, Vec a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = a.v[i];
 }
