@@ -22,6 +22,8 @@ void pair_inputs(const std::byte *w, int64_t inputs, std::byte *to) {
   constexpr int64_t line = tile_outputs * 2;
   const int64_t whole = (inputs + tile_inputs - 1) / tile_inputs * tile_inputs;
   for (int64_t k = 0; k < whole; k += 2, w += 2 * line, to += 2 * line) {
+    linear::prefetch(w + prefetch_bytes);
+    linear::prefetch(w + prefetch_bytes + line);
     Ints pairs[vectors];
     make_pairs(k < inputs ? load_ints(w) : zero_ints(), k + 1 < inputs ? load_ints(w + line) : zero_ints(), pairs);
     __builtin_memcpy(to, pairs, sizeof pairs);
@@ -30,8 +32,8 @@ void pair_inputs(const std::byte *w, int64_t inputs, std::byte *to) {
 
 void bf16_tile(const Matrix &matrix, int64_t index, int64_t form, int64_t row_bytes, const RowBlock *blocks,
                int32_t count, float *widened, float *sums) {
-  constexpr int64_t piece = tile_piece_bytes / (tile_outputs * 2);
-  static_assert(piece % tile_inputs == 0);
+  // One block alone waits for memory: its piece leaves room in the first-level cache, and is asked for while it is made.
+  const int64_t piece = (count > 1 ? tile_piece_bytes : tile_piece_bytes / 2) / (tile_outputs * 2);
   const std::byte *const tile = matrix.tiles + index * matrix.tile_bytes;
   auto *const pairs = reinterpret_cast<std::byte *>(widened);
   BlockTiles<TileOperands::pairs> tiles(tile_depth);
@@ -43,7 +45,9 @@ void bf16_tile(const Matrix &matrix, int64_t index, int64_t form, int64_t row_by
     float *block_sums = sums;
     for (int32_t i = 0; i < count; ++i) {
       const TileRows x{blocks[i].form(form) + k * 2, row_bytes, tile_depth};
-      tiles.multiply(pairs, steps, blocks[i].rows, x, block_sums, block_sums, [&] { ahead.ask(); });
+      tiles.multiply(pairs, steps, blocks[i].rows, x, block_sums, block_sums, [&] {
+        if (count > 1) ahead.ask();
+      });
       block_sums += blocks[i].rows * tile_outputs;
     }
     tiles.finish();
