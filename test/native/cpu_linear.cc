@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
 
 namespace {
@@ -168,6 +169,28 @@ TEST_CASE("cpu linear: a row is bitwise the same alone, among 64, and on 1, 2 or
         }
         CHECK(equal);
       }
+    }
+  }
+}
+
+TEST_CASE("cpu linear: rows of a result too large for the caches are bitwise those of a small one") {
+  for (const std::string &isa : instruction_sets()) {
+    for (const int64_t out : {11008, 11005}) {  // rows that begin at whole lines, and that do not
+      CAPTURE(isa);
+      CAPTURE(out);
+      constexpr int64_t rows = 600, few = 5, in = 8;
+      const Bank bank = random_bank({in, out, 1, false, float_part(MOE_F32)}, 31);
+      const Array inputs = random_array(MOE_F32, {rows, in}, 32);
+      const Array last{MOE_F32, {few, in}, {inputs.bytes.end() - few * in * 4, inputs.bytes.end()}};
+      const auto product = [&](const Array &x) {
+        Case graph;
+        const int input = graph.input(x), weight = graph.weight(bank);
+        const int y = graph.output(MOE_F32, {x.shape[0], out});
+        graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_EXACT, MOE_F32}, {input, weight}, {y});
+        return run(moe_backend_cpu(), graph, options(isa).c_str())[static_cast<size_t>(y)].bytes;
+      };
+      const auto all = product(inputs), some = product(last);
+      CHECK(std::equal(some.begin(), some.end(), all.end() - few * out * 4));
     }
   }
 }
