@@ -7,10 +7,10 @@
 // than that, whose int32 sums then wait in memory, else whole runs in half as many, as sums in f32 share the first-level cache
 // with them.
 //
-// Bound: the products of amx_tiles.inl, 64 inputs a step. In groups of 128 inputs, two of these steps, 4 tiles of sums are
-// stored, 16 cycles each in the products' unit, and their 64 vectors converted, scaled and added in f32, 3 instructions on two
-// ports, between the products of the next group: 192 cycles of the one beside 96 of the others. Measured on Emerald Rapids,
-// 2026-11-30, loops of this shape: 0.56 of the products alone.
+// Bound: the products of amx_tiles.inl, 64 inputs a step. In groups of 128 inputs, two of these steps, 64 rows of tiles are
+// stored and read again as vectors, converted, scaled and added in f32 between the products of the next group: beside 128 cycles
+// of products 192 instructions on two ports, and, at one a cycle, 192 lines written into the first-level cache (the sums, theirs
+// in f32, and the rows of x). Seen on Emerald Rapids, 2026-11-30, in loops of these instructions alone: 0.56 of the products.
 #include "linear/kernels.h"
 
 namespace moe::cpu::MOE_ISA {

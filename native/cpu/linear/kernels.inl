@@ -8,7 +8,8 @@
 // 1 row 63 (int4) to 89 % (f32) of a read limit of 55 GB/s, int4 in groups of 128 78 %; 512 rows 54 (int4 with offsets) to
 // 83 % (int8) of the peak, int4 in groups of 128 78 %. Two Zen 4 cores, 2026-11-29: 1 row of int4 in groups of 128 85 %, of int8
 // 90 %; 512 rows 84 and 90 %. Two Emerald Rapids cores beside other tenants, 2026-11-30: 1 row of f32 85, int8 81, int4 in
-// groups of 128 68 %; 512 rows 54 to 65 % (docs/performance.md).
+// groups of 128 68 %; 512 rows 54 to 65 %. The same with AMX: 512 rows of int8 37 %, dual-grained 34 %, int4 in groups of 128 21 % of
+// the tiles' peak (docs/performance.md).
 #include "linear/kernels.h"
 #include "linear/rows.inl"
 #include "linear/widen.inl"
