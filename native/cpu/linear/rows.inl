@@ -86,7 +86,6 @@ MOE_INLINE int64_t code_depth([[maybe_unused]] const Matrix &matrix, [[maybe_unu
 
 void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::byte *form) {
   const int64_t padded = matrix.padded, depth = rows == 1 ? padded : code_depth(matrix, rows);
-  const bool whole_vectors = rows == 1 || depth % width == 0;
   float *const steps = reinterpret_cast<float *>(form + padded * rows);
   int32_t *const sums = reinterpret_cast<int32_t *>(steps + runs.count * rows);
   for (int64_t b = 0; b < runs.count; ++b) {
@@ -100,7 +99,7 @@ void quantize(const Runs &runs, const Matrix &matrix, int rows, int row, std::by
       const Ints code = step > 0.0f && k < stop ? codes_of(runs.x, k, stop, broadcast(step)) : zero_ints();
       total = add(total, code);
       if (within == depth) within = 0, to += depth * rows;
-      if (whole_vectors && end - k >= width) {
+      if (within + width <= depth && end - k >= width) {
         store_bytes(reinterpret_cast<int8_t *>(to + within), code);
         within += width;
         continue;
