@@ -8,7 +8,8 @@
 // Writes { machine, isa, limits, emptyCallMs, rows: [{ work, shape, tokens, weights, ms, share, othersBusy, peers: [{ name, format, ms,
 // ratio }] }] }, where a ratio is the peer's time over ours, and `othersBusy` the share of the cores that other processes took meanwhile. A turn of a subject begins when all threads have come to rest and is calls one after the
 // other, as a model makes them: some to wake threads and clocks, then those that count; calls so long that waking makes no difference
-// count at once. `--seconds`: of each subject of a row. `--files` keeps what models are written as for the peers, `--prepare` writes it
+// count at once. `--seconds`: of each subject of a row. A peer whose results are wrong is left out of the
+// row and named on stderr. `--files` keeps what models are written as for the peers, `--prepare` writes it
 // and ends.
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
