@@ -1,6 +1,7 @@
 // Banks of several parts on the cpu backend: low-rank factors, kept rows, n:m sparse, shared bases, dual-grained scales;
 // against the reference, and bitwise against themselves.
 #include <deque>
+#include <limits>
 
 #include "cpu_linear.h"
 #include "moe/part.h"
@@ -175,6 +176,51 @@ TEST_CASE("cpu parts: slots of their own sizes, and a row is bitwise the same al
             return std::vector<std::byte>(bytes.begin() + 17 * width, bytes.begin() + 18 * width);
           };
           CHECK(row(alone, 1) == row(graph, 5));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("cpu parts: n:m in bf16 gives a row the same bits beside any others, not finite ones too") {
+  constexpr int64_t rows = 40, out = 86;
+  for (const auto &[n, m] : {std::pair{2, 4}, {1, 2}, {1, 8}, {4, 16}, {9, 32}, {3, 7}, {2, 64}}) {
+    for (const int64_t in : {90, 545}) {
+      CAPTURE(m);
+      CAPTURE(in);
+      const RandomParts weights({in, out, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr},
+                                {sparse_part(n, m, float_part(MOE_BF16))}, 48);
+      const auto graph_of = [&](const Array &values, int *y) {
+        Case graph;
+        const int x = graph.input(values), weight = graph.weight(weights.bank);
+        *y = graph.output(MOE_F32, {values.shape[0], out});
+        graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_AUTO, MOE_F32}, {x, weight}, {*y});
+        return graph;
+      };
+      int y = 0;
+      Array inputs = random_array(MOE_BF16, {rows, in}, 49);
+      compare(graph_of(inputs, &y), y);
+      const Array finite = inputs;
+      inputs.set(17 * in + in - 1, std::numeric_limits<double>::infinity());
+      inputs.set(33 * in + 4, std::numeric_limits<double>::quiet_NaN());
+      for (const std::string &isa : instruction_sets()) {
+        CAPTURE(isa);
+        const auto of = [&](const Array &values) {
+          const Case graph = graph_of(values, &y);
+          return run(moe_backend_cpu(), graph, options(isa).c_str())[static_cast<size_t>(y)].bytes;
+        };
+        const auto all = of(finite), beside = of(inputs);
+        for (const int64_t count : {1, 4, 5, 39}) {
+          CAPTURE(count);
+          const Array some{MOE_BF16, {count, in}, {finite.bytes.begin(), finite.bytes.begin() + count * in * 2}};
+          const auto few = of(some);
+          CHECK(std::equal(few.begin(), few.end(), all.begin()));
+        }
+        for (int64_t row = 0; row < rows; ++row) {
+          if (row == 17 || row == 33) continue;
+          CAPTURE(row);
+          const auto at = row * out * 4;
+          CHECK(std::equal(all.begin() + at, all.begin() + at + out * 4, beside.begin() + at));
         }
       }
     }

@@ -42,7 +42,7 @@ void widen_to_bytes(const std::byte *codes, int64_t inputs, const Ints (&scale)[
 template <bool offsets, int above>
 class RunSums {
  public:
-  // factors: scale[32], then offset[32] if there are offsets.
+  // factors: of DenseCodes.
   void begin(const int32_t *dots, int64_t rows, const float *factors, const float *steps, const int32_t *code_sums,
              float *sums) {
     dots_ = dots, rows_ = rows, factors_ = factors, steps_ = steps, code_sums_ = code_sums, sums_ = sums;
@@ -82,20 +82,69 @@ class RunSums {
   float *sums_ = nullptr;
 };
 
-// A tile against consecutive blocks of a segment.
-template <bool nibbles, bool dual, bool offsets>
+// The codes of a dense tile as operands, and what scales their sums.
+template <bool nibbles, bool dual, bool offset>
+class DenseCodes {
+ public:
+  static constexpr TileOperands operands = nibbles ? TileOperands::bytes : TileOperands::unsigned_weights;
+  static constexpr int above = nibbles ? 0 : 128;
+  static constexpr bool offsets = offset;
+
+  DenseCodes(const Matrix &matrix, const std::byte *tile) : matrix_(matrix), layout_(matrix), tile_(tile) {}
+
+  const Matrix &matrix() const { return matrix_; }
+  int64_t run() const { return dual ? channel_run : matrix_.run(); }
+  // Packed, from input k on.
+  const std::byte *packed(int64_t k) const {
+    const int64_t group = matrix_.group ? k / matrix_.group : 0;
+    return layout_.codes(tile_, group) + (k - group * matrix_.group) * tile_outputs / (nibbles ? 2 : 1);
+  }
+  // Inputs [k, end) as operands, in `to`; those of 8 bits are left where they are packed.
+  void widen(int64_t k, int64_t end, std::byte *to) const {
+    if constexpr (!nibbles) return;
+    const int64_t group = matrix_.group ? matrix_.group : channel_run;
+    Ints inner[vectors] = {};
+    for (int64_t begin = k, next; begin < end; begin = next) {
+      const int64_t index = begin / group;
+      next = least(end, (index + 1) * group);
+      if constexpr (dual) {
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) inner[v] = byte_factors(layout_.inner(tile_, index, v));
+      }
+      widen_to_bytes<dual>(packed(begin), next - begin, inner, to + (begin - k) * tile_outputs);
+    }
+  }
+  // The operands from input k + more on, where those from k on were widened to `widened`.
+  const std::byte *operand(const std::byte *widened, int64_t k, int64_t more) const {
+    return nibbles ? widened + more * tile_outputs : packed(k + more);
+  }
+  // Of a group: scale[32], then offset[32] if there are offsets.
+  MOE_INLINE void factors(int64_t group, float *to) const {
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; ++v) {
+      store(to + v * width, dual ? layout_.outer(tile_, v) : layout_.scale(tile_, group, v));
+      if constexpr (offsets) store(to + tile_outputs + v * width, layout_.offset(tile_, group, v));
+    }
+  }
+
+ private:
+  const Matrix &matrix_;
+  GroupLayout layout_;
+  const std::byte *tile_;
+};
+
+// Codes, as DenseCodes has them, against consecutive blocks of a segment.
+template <typename Codes>
 class TileProduct {
  public:
-  TileProduct(const Matrix &matrix, const std::byte *tile, int64_t form, const RowBlock *blocks, int32_t count,
-              float *widened)
-      : matrix_(matrix),
-        layout_(matrix),
-        tile_(tile),
+  TileProduct(const Codes &codes, int64_t form, const RowBlock *blocks, int32_t count, float *widened)
+      : codes_(codes),
+        matrix_(codes.matrix()),
         form_(form),
         blocks_(blocks),
         count_(count),
-        depth_(code_depth(matrix, blocks->rows)),
-        run_(dual ? channel_run : matrix.run()),
+        depth_(code_depth(matrix_, blocks->rows)),
+        run_(codes.run()),
         tiles_(depth_),
         widened_(reinterpret_cast<std::byte *>(widened)),
         dots_(reinterpret_cast<int32_t *>(widened + tile_piece_bytes / 4)) {}
@@ -108,42 +157,18 @@ class TileProduct {
       const int64_t run_end = least(matrix_.padded, (k / run_ + 1) * run_);
       const int64_t end =
           run_ <= several ? least(matrix_.padded, k + several / run_ * run_) : least(run_end, k + longest_piece);
-      const std::byte *const begin = codes(k);
-      widen(k, end);
-      multiply(k, end, NextPiece(begin, codes(end), (end - k) / depth_ * count_), sums);
+      codes_.widen(k, end, widened_);
+      put_factors(k, end);
+      multiply(k, end, NextPiece(codes_.packed(k), codes_.packed(end), (end - k) / depth_ * count_), sums);
       k = end;
     }
   }
 
  private:
-  // From input k on.
-  const std::byte *codes(int64_t k) const {
-    const int64_t group = matrix_.group ? k / matrix_.group : 0;
-    return layout_.codes(tile_, group) + (k - group * matrix_.group) * tile_outputs / (nibbles ? 2 : 1);
-  }
-
-  // Nibbles of the inputs [k, end), and the factors of their runs.
-  void widen(int64_t k, int64_t end) {
-    const int64_t group = matrix_.group ? matrix_.group : channel_run;
-    Ints inner[vectors] = {};
-    for (int64_t begin = k, next; begin < end && nibbles; begin = next) {
-      const int64_t index = begin / group;
-      next = least(end, (index + 1) * group);
-      if constexpr (dual) {
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) inner[v] = byte_factors(layout_.inner(tile_, index, v));
-      }
-      widen_to_bytes<dual>(codes(begin), next - begin, inner, widened_ + (begin - k) * tile_outputs);
-    }
+  void put_factors(int64_t k, int64_t end) {
     float *to = factors_;
-    for (int64_t begin = k; begin < end; begin = (begin / run_ + 1) * run_, to += run_factors) {
-      const int64_t index = matrix_.group ? begin / run_ : 0;
-#pragma GCC unroll 16
-      for (int v = 0; v < vectors; ++v) {
-        store(to + v * width, dual ? layout_.outer(tile_, v) : layout_.scale(tile_, index, v));
-        if constexpr (offsets) store(to + tile_outputs + v * width, layout_.offset(tile_, index, v));
-      }
-    }
+    for (int64_t begin = k; begin < end; begin = (begin / run_ + 1) * run_, to += run_factors)
+      codes_.factors(matrix_.group ? begin / run_ : 0, to);
   }
 
   // Inputs [k, end) against all blocks.
@@ -160,8 +185,8 @@ class TileProduct {
         const int64_t run = begin / run_, run_end = least(matrix_.padded, (run + 1) * run_);
         next = least(end, run_end);
         int32_t *const dots = whole ? dots_ : waiting;
-        const std::byte *const w = nibbles ? widened_ + (begin - k) * tile_outputs : codes(begin);
         const int64_t depths = (next - begin) / depth_, slice = (left_.left() + depths - 1) / depths;
+        const std::byte *const w = codes_.operand(widened_, k, begin - k);
         tiles_.multiply(w, depths, rows, {x + begin * rows, depth_, depth_ * rows}, begin % run_ == 0 ? nullptr : dots,
                         dots, [&] {
                           ahead.ask();
@@ -177,26 +202,28 @@ class TileProduct {
   }
 
   // Of a run; runs have 8 inputs at least.
-  static constexpr int64_t run_factors = tile_outputs * (offsets ? 2 : 1);
+  static constexpr int64_t run_factors = tile_outputs * (Codes::offsets ? 2 : 1);
 
+  const Codes &codes_;
   const Matrix &matrix_;
-  GroupLayout layout_;
-  const std::byte *tile_;
   int64_t form_;
   const RowBlock *blocks_;
   int32_t count_;
   int64_t depth_, run_;
-  BlockTiles<nibbles ? TileOperands::bytes : TileOperands::unsigned_weights> tiles_;
-  RunSums<offsets, nibbles ? 0 : 128> left_;
+  BlockTiles<Codes::operands> tiles_;
+  RunSums<Codes::offsets, Codes::above> left_;
   std::byte *widened_;
   int32_t *dots_;
   alignas(64) float factors_[tile_piece_bytes / tile_outputs / 2 / 8 * run_factors];
 };
 
+MOE_INLINE bool codes_in_tiles(const RowBlock &block) { return block.rows >= linear::least_tile_rows; }
+
 template <bool nibbles, bool dual, bool offsets>
 void add_tile_product(const Matrix &matrix, const std::byte *tile, int64_t form, const RowBlock *blocks, int32_t count,
                       float *widened, float *sums) {
-  TileProduct<nibbles, dual, offsets>(matrix, tile, form, blocks, count, widened).add(sums);
+  const DenseCodes<nibbles, dual, offsets> codes(matrix, tile);
+  TileProduct(codes, form, blocks, count, widened).add(sums);
 }
 
 // All blocks of a segment: those of few rows as int8.inl has them.
@@ -209,17 +236,13 @@ void integer_tile(const Matrix &matrix, int64_t index, int64_t form, const RowBl
                            ? (offsets ? add_tile_product<true, false, true> : add_tile_product<true, false, false>)
                        : offsets ? add_tile_product<false, false, true>
                                  : add_tile_product<false, false, false>;
-  const auto tiled = [&](int32_t i) { return blocks[i].rows >= linear::least_tile_rows; };
-  for (int32_t i = 0, end; i < count; i = end) {
-    int64_t rows = 0;
-    for (end = i; end < count && tiled(end) == tiled(i); ++end) rows += blocks[end].rows;
-    if (tiled(i)) {
-      product(matrix, tile, form, blocks + i, end - i, widened, sums);
+  for_tiled(blocks, count, sums, codes_in_tiles, [&](const RowBlock *own, int32_t owned, bool tiles, float *own_sums) {
+    if (tiles) {
+      product(matrix, tile, form, own, owned, widened, own_sums);
     } else {
-      int8_tile(matrix, index, form, blocks + i, end - i, sums);
+      int8_tile(matrix, index, form, own, owned, own_sums);
     }
-    sums += rows * tile_outputs;
-  }
+  });
 }
 
 }  // namespace

@@ -48,6 +48,18 @@ class NextPiece {
   int64_t turn_bytes_;
 };
 
+// body(blocks, their count, whether `tiled` says so of each, their sums)
+template <typename Tiled, typename Body>
+MOE_INLINE void for_tiled(const RowBlock *blocks, int32_t count, float *sums, const Tiled &tiled, const Body &body) {
+  for (int32_t i = 0, end; i < count; i = end) {
+    const bool tiles = tiled(blocks[i]);
+    int64_t rows = 0;
+    for (end = i; end < count && tiled(blocks[end]) == tiles; ++end) rows += blocks[end].rows;
+    body(blocks + i, end - i, tiles, sums);
+    sums += rows * tile_outputs;
+  }
+}
+
 enum class TileOperands { bytes, unsigned_weights, pairs };  // signed bytes, signed rows with unsigned weights, or bf16
 
 template <TileOperands operands>

@@ -10,15 +10,16 @@ namespace moe::cpu::linear {
 // Where each form of the rows lies in a prepared block, as bytes a row: form f of a block of R rows starts at R · f.
 // −1: no part of the bank reads it. stride = row_stride(…) of the bank; runs: sums of integers that share a step.
 //   floats  f32 [padded][R]                     dense matrices in exact mode or of floats
-//   rounded bf16 [R][stride]                    dense and sparse parts of bf16, where Call::bf16
+//   rounded bf16 [R][stride], or [stride / 32][R][32] where there are tiles: dense and sparse parts of bf16, where Call::bf16;
+//           where there are both tiles and a sparse part, the last four bytes, behind all that is read as inputs: not_finite
 //   rows    f32 [R][stride]                     a sparse part in exact mode or of floats
 //   base, kept
 //           codes [padded / d][R][d], d = 4, or 8 where there are matrix products, or of least_tile_rows rows and more where
 //           there are tiles, their depth;
 //           then step f32 [runs][R], then sum of codes i32 [runs][R]
-//   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]
-//   early   A·x f32 [32 · tiles of A][R], or as bf16 [R][32 · tiles of A] in the first half of it, zeros behind its ranks, where
-//           B is multiplied so; then kept rows·x f32 [R][32 · tiles of kept rows], and kept_slack floats; written by `early`
+//   sparse  codes + 128 u8 [R][stride], then step f32 [groups][R]; of blocks that are multiplied in tiles, as base
+//   early   A·x f32 [32 · tiles of A][R], or where B is multiplied so as bf16, as rounded, [R][32 · tiles of A], in the first half
+//           of it, zeros behind its ranks; then kept rows·x f32 [R][32 · tiles of kept rows], and kept_slack floats; written by `early`
 struct Forms {
   int64_t floats = -1, rounded = -1, rows = -1, base = -1, kept = -1, sparse = -1, early = -1;
   int64_t stride = 0;
@@ -33,6 +34,11 @@ struct RowBlock {
 
   [[gnu::always_inline]] std::byte *form(int64_t bytes) const { return prepared + bytes * rows; }
 };
+
+// Bit r: row r of a block, rounded, has an input that is not finite.
+[[gnu::always_inline]] inline uint32_t &not_finite(const Forms &forms, const RowBlock &block) {
+  return *reinterpret_cast<uint32_t *>(block.form(forms.rounded) + forms.stride * 2 * block.rows - 4);
+}
 
 struct Call {
   const Slot *slots;
@@ -80,7 +86,8 @@ struct Kernels {
   int rows_exact, rows_int8, rows_dense, segment_dense;
   // Floats that a thread needs beside the rows: a widened piece of a tile, and the sums of a segment.
   int64_t thread_floats;
-  bool bf16;  // whether there are products of bf16
+  bool bf16;          // whether there are products of bf16
+  bool sparse_tiles;  // whether n:m parts of codes and of bf16 may be multiplied in blocks of rows_dense
   // Gathers, and for int8 quantizes, the rows of a block.
   void (*prepare)(const Call &call, const RowBlock &block);
   // Computes tiles [begin, end) of A, then of kept rows, for blocks of one slot, at most a segment.

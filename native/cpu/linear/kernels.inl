@@ -22,7 +22,6 @@
 #include "linear/amx_tiles.inl"
 // Over them.
 #include "linear/amx.inl"
-#include "linear/amx_bf16.inl"
 #endif
 #if defined(MOE_MATRIX_PRODUCTS)
 #include "linear/integer_runs.inl"
@@ -30,10 +29,18 @@
 #include "linear/matrix_products.inl"
 #endif
 #include "linear/sparse_places.inl"
+#if defined(MOE_TILES)
+#include "linear/amx_bf16_few.inl"
+// Over it.
+#include "linear/amx_bf16.inl"
+#endif
 // The ways to multiply by them.
 #include "linear/sparse_bf16.inl"
 #include "linear/sparse_exact.inl"
 #include "linear/sparse_int8.inl"
+#if defined(MOE_TILES)
+#include "linear/amx_sparse.inl"
+#endif
 // The choice.
 #include "linear/sparse.inl"
 // What the slots add.
@@ -132,7 +139,7 @@ void tiles(const Call &call, const RowBlock *blocks, int32_t count, int64_t begi
 
 constexpr linear::Kernels kernels_with(bool bf16) {
   return {exact_rows, int8_rows, dense_rows, dense_segment, widened_floats + dense_segment * tile_outputs,
-          bf16,       prepare,   early,      tiles};
+          bf16,       tiled,     prepare,    early,         tiles};
 }
 
 }  // namespace

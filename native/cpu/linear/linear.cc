@@ -48,7 +48,13 @@ int64_t code_bytes(const Bank &bank, const moe_part &form) {
 // The two quantize a row alike.
 bool same_codes(const moe_part &a, const moe_part &b) { return a.group == b.group && a.outer < 0 && b.outer < 0; }
 
-Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
+// Whether the inputs of an n:m part of bf16 are found among rounded ones: where there are tiles, of a step's.
+bool rounded_sparse(const Kernels &kernels, const Bank &bank) {
+  const Sparse &sparse = bank.slot(0).sparse;
+  return kernels.sparse_tiles ? pair_window % sparse.m == 0 : sparse.reach <= pair_window;
+}
+
+Forms forms_of(const Kernels &kernels, const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   Forms forms;
   int64_t bytes = 0;
   const auto place = [&](int64_t more) {
@@ -79,8 +85,8 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   if (sparse) {
     const int64_t groups = sparse->group ? ceil_divide(bank.in(), sparse->group) : 1;
     if (integer(sparse)) {
-      forms.sparse = place(forms.stride + 4 * groups);
-    } else if (rounded(sparse) && bank.slot(0).sparse.reach <= pair_window) {
+      forms.sparse = place(forms.stride + 8 * groups);
+    } else if (rounded(sparse) && rounded_sparse(kernels, bank)) {
       round();
     } else {
       forms.rows = place(forms.stride * 4);
@@ -91,19 +97,21 @@ Forms forms_of(const Bank &bank, bool int8, bool bf16, int64_t *row_bytes) {
   return forms;
 }
 
-// Whether all products of a call are dense ones of codes or of bf16.
-bool dense_products(const Bank &bank, bool bf16, const Forms &forms) {
+// Whether all products of a call are of codes or of bf16, and dense or made as dense ones. (Of more inputs the sums of a
+// sparse part's codes would have other runs than a dense one's.)
+bool dense_products(const Kernels &kernels, const Bank &bank, bool bf16, const Forms &forms) {
   const moe_part *const expand = bank.form(MOE_PART_FACTOR_OUT);
   if (expand && !(bf16 && expand->store == MOE_BF16)) return false;
-  return forms.floats < 0 && !bank.form(MOE_PART_SPARSE);
+  if (bank.form(MOE_PART_SPARSE) && !(kernels.sparse_tiles && bank.in() <= channel_run)) return false;
+  return forms.floats < 0 && forms.rows < 0;
 }
 
 Sizes sizes_of(const Kernels &kernels, const Bank &bank, bool int8, bool bf16, int64_t rows, int threads) {
   Sizes sizes{};
-  sizes.forms = forms_of(bank, int8, bf16, &sizes.row_bytes);
+  sizes.forms = forms_of(kernels, bank, int8, bf16, &sizes.row_bytes);
   sizes.height = int8 ? kernels.rows_int8 : kernels.rows_exact;
   sizes.segment_rows = segment_rows;
-  if (dense_products(bank, bf16, sizes.forms)) {
+  if (dense_products(kernels, bank, bf16, sizes.forms)) {
     sizes.height = kernels.rows_dense;
     const int64_t cached = segment_bytes / sizes.row_bytes / sizes.height * sizes.height;
     sizes.segment_rows = std::clamp<int64_t>(cached, segment_rows, kernels.segment_dense);

@@ -31,11 +31,12 @@ void store_early(const Call &call, const RowBlock *blocks, int32_t count, int64_
       continue;
     }
     if (rounded) {
-      auto *const to = reinterpret_cast<uint16_t *>(form) + index * tile_outputs;
+      auto *to = reinterpret_cast<uint16_t *>(form) + index * rounded_stride(rows);
       // Zeros behind them: A's own padding is 0 · x, a NaN where x is infinite.
       const int64_t ranks = least(tile_outputs, slot.expand.in - index * tile_outputs);
-      for (int32_t r = 0; r < rows; ++r, sums += tile_outputs)
-        round_row(sums, ranks, tile_outputs, to + r * slot.shrink.tile_count * tile_outputs);
+      const int64_t row = rounded_row(slot.shrink.tile_count * tile_outputs);
+      for (int32_t r = 0; r < rows; ++r, sums += tile_outputs, to += row)
+        round_row(sums, ranks, tile_outputs, rounded_step, to);
       continue;
     }
     float *const to = reinterpret_cast<float *>(form) + index * tile_outputs * rows;

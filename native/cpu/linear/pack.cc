@@ -115,6 +115,7 @@ Sparse shape_sparse(const moe_part &part, int64_t in, int64_t rows, bool gated) 
   // Whole steps of four can be read, of floats too.
   if (!sparse.values.integer()) sparse.values.tile_bytes = dtype_bytes(part.store, sparse.values.padded * tile_outputs);
   sparse.in = in;
+  sparse.n = part.n;
   sparse.m = part.m;
   sparse.group = part.group;
   sparse.place_bits = bits_of(part.m);

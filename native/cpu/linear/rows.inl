@@ -10,6 +10,12 @@ namespace {
 using linear::Call;
 using linear::RowBlock;
 
+#if defined(MOE_TILES)
+constexpr bool tiled = true;
+#else
+constexpr bool tiled = false;
+#endif
+
 MOE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Inputs that are asked for before they are read: rows are short for what notices a stream by itself.
@@ -26,13 +32,30 @@ void gather_row(const float *x, int64_t in, int64_t padded, int rows, float *to)
   for (int64_t k = in; k < padded; ++k) to[k * rows] = 0.0f;
 }
 
-// The same rounded to bf16, in order; padded: a multiple of 16.
-void round_row(const float *x, int64_t in, int64_t padded, uint16_t *to) {
+// Inputs of a row, rounded to bf16, that lie together: a step of tiles, else all.
+constexpr int64_t rounded_step = 32;
+// Of `rows` rows of `padded` inputs: the elements from row to row, and from step to step.
+MOE_INLINE int64_t rounded_row(int64_t padded) { return tiled ? rounded_step : padded; }
+MOE_INLINE int64_t rounded_stride(int64_t rows) { return tiled ? rows * rounded_step : rounded_step; }
+
+// The same rounded to bf16, `stride` elements from step to step; padded: a multiple of a step.
+void round_row(const float *x, int64_t in, int64_t padded, int64_t stride, uint16_t *to) {
   if (!x) in = 0;
   for (int64_t k = 0; k < padded; k += width) {
     if (k < in) linear::prefetch(x + k + row_ahead);
-    store_bf16(to + k, k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k));
+    const Vec value = k >= in ? zero() : in - k >= width ? load(x + k) : load_part(x + k, in - k);
+    store_bf16(to + k / rounded_step * stride + k % rounded_step, value);
   }
+}
+
+// Whether all inputs are finite as bf16 too.
+bool rounds_to_finite(const float *x, int64_t in) {
+  const Vec most = broadcast(0x1.fefffep127f);
+  for (int64_t k = 0; k < in; k += width) {
+    const Vec value = abs(in - k >= width ? load(x + k) : load_part(x + k, in - k));
+    if (any(greater(value, most)) || any(not_equal(value, value))) return false;
+  }
+  return true;
 }
 
 // max|x| / 127 over [begin, end); NaN where a value is not finite, so that the row's results are NaN.
@@ -142,9 +165,20 @@ MOE_INLINE Runs runs_of(const Call &call, const float *x, const Matrix &matrix) 
   return {x, matrix.in, call.x_width, matrix.run(), matrix.group == 0 || matrix.outer >= 0};
 }
 
+// What meets codes of an n:m part.
+void quantize_sparse(const Call &call, const float *x, const Slot &slot, const RowBlock &block, int32_t row) {
+  const Matrix matrix = slot.sparse.dense();
+  std::byte *const form = block.form(call.forms.sparse);
+  if (tiled && block.rows >= linear::least_tile_rows)
+    return quantize(runs_of(call, x, matrix), matrix, block.rows, row, form);
+  const int64_t run = matrix.group ? matrix.group : call.x_width;
+  quantize_in_order({x, slot.in, call.x_width, run, matrix.group == 0}, call.forms.stride, block.rows, row, form);
+}
+
 void prepare(const Call &call, const RowBlock &block) {
   const Slot &slot = call.slots[block.slot];
   const linear::Forms &forms = call.forms;
+  uint32_t not_finite = 0;
   for (int32_t r = 0; r < block.rows; ++r) {
     const float *const x = source(call, block.first + r);
     if (forms.floats >= 0) {
@@ -152,7 +186,9 @@ void prepare(const Call &call, const RowBlock &block) {
       gather_row(x, slot.in, (slot.in + 7) / 8 * 8, block.rows, to);
     }
     if (forms.rounded >= 0) {
-      round_row(x, slot.in, forms.stride, reinterpret_cast<uint16_t *>(block.form(forms.rounded)) + r * forms.stride);
+      auto *const to = reinterpret_cast<uint16_t *>(block.form(forms.rounded)) + r * rounded_row(forms.stride);
+      round_row(x, slot.in, forms.stride, rounded_stride(block.rows), to);
+      if (tiled && slot.sparse.values && x && !rounds_to_finite(x, slot.in)) not_finite |= 1u << r;
     }
     if (forms.rows >= 0) {
       gather_row(x, slot.in, forms.stride, 1, reinterpret_cast<float *>(block.form(forms.rows)) + r * forms.stride);
@@ -163,12 +199,9 @@ void prepare(const Call &call, const RowBlock &block) {
     if (forms.kept >= 0 && forms.kept != forms.base && slot.kept) {
       quantize(runs_of(call, x, slot.kept), slot.kept, block.rows, r, block.form(forms.kept));
     }
-    if (forms.sparse >= 0) {
-      const int64_t group = slot.sparse.group;
-      const Runs runs(x, slot.in, call.x_width, group ? group : call.x_width, group == 0);
-      quantize_in_order(runs, forms.stride, block.rows, r, block.form(forms.sparse));
-    }
+    if (forms.sparse >= 0) quantize_sparse(call, x, slot, block, r);
   }
+  if (tiled && forms.rounded >= 0) linear::not_finite(forms, block) = not_finite;
 }
 
 }  // namespace

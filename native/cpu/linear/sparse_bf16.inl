@@ -5,7 +5,7 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-#if defined(MOE_BF16_PAIRS)
+#if defined(MOE_BF16_PAIRS) && !defined(MOE_TILES)  // in tiles: amx_sparse.inl
 // Two values of each output, and where their inputs lie in a window of x.
 struct SparsePair {
   Ints place[vectors], value[vectors];

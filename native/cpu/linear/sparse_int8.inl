@@ -48,11 +48,17 @@ class SparseRuns {
     const Matrix &values = sparse_.values;
     const int64_t run = values.group ? values.padded_group() : channel_run;
     for (int64_t begin = 0; begin < values.padded; begin += run) {
-      const int64_t g = values.group ? begin / run : 0;
-      // The code of value 0 of a run would lie here.
-      codes_ = layout_.codes(tile_, g) - g * run * tile_outputs / (nibbles ? 2 : 1);
-      body(begin, least(values.padded - begin, run), g);
+      enter(begin);
+      body(begin, least(values.padded - begin, run), values.group ? begin / run : 0);
     }
+  }
+  // Before the steps of a group: that of value `at`.
+  MOE_INLINE void enter(int64_t at) { codes_ = codes(at) - at / step_values * line_bytes; }
+  // Of value `at`, the first in its byte.
+  MOE_INLINE const std::byte *codes(int64_t at) const {
+    const Matrix &values = sparse_.values;
+    const int64_t g = values.group ? at / values.padded_group() : 0;
+    return layout_.codes(tile_, g) + (at - g * values.padded_group()) / step_values * line_bytes;
   }
   MOE_INLINE Vec scale(int64_t g, int v) const { return layout_.scale(tile_, g, v); }
   MOE_INLINE const int32_t *blocks(int64_t at) const { return sparse_.blocks + at; }
@@ -61,13 +67,13 @@ class SparseRuns {
     const Ints spread = broadcast_ints(reach > 0 ? sparse_.spread[at / 4] : 0);
     SparseStep step;
     places_.ask(at / 4);
-    const std::byte *const later = codes_ + at / (nibbles ? 8 : 4) * 128 + prefetch_bytes;
+    const std::byte *const later = codes_ + at / step_values * line_bytes + prefetch_bytes;
     linear::prefetch(later);
     linear::prefetch(later + 64);
 #pragma GCC unroll 16
     for (int v = 0; v < vectors; ++v) {
       step.place[v] = add(places_.step(at / 4, v), spread);
-      const Ints lanes = load_ints(codes_ + at / (nibbles ? 8 : 4) * 128 + v * width * 4);
+      const Ints lanes = load_ints(codes_ + at / step_values * line_bytes + v * width * 4);
       if constexpr (nibbles) {
         const Ints low = bit_and(shift_right(lanes, static_cast<int>(at & 4)), broadcast_ints(0x0f0f0f0f));
         step.codes[v] = sub_bytes(low, broadcast_ints(0x08080808));
@@ -79,8 +85,10 @@ class SparseRuns {
   }
 
  private:
+  static constexpr int64_t step_values = nibbles ? 8 : 4, line_bytes = tile_outputs * 4;
+
   const Sparse &sparse_;
-  const std::byte *tile_, *codes_ = nullptr;
+  const std::byte *tile_, *codes_ = nullptr;  // codes_: where those of value 0 would lie
   Places places_;
   GroupLayout layout_;
 };

@@ -4,6 +4,15 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
+// Byte `j` of each lane, times 2^log.
+template <int j, int log>
+MOE_INLINE Ints byte_times(Ints lanes) {
+  constexpr int right = 8 * j - log;
+  const Ints mask = broadcast_ints(0xff << log);
+  if constexpr (right >= 0) return bit_and(shift_right<right>(lanes), mask);
+  return bit_and(shift_left<-right>(lanes), mask);
+}
+
 // Reads the places of four values of 32 outputs at a time: one to a byte.
 class Places {
  public:

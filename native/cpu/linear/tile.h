@@ -63,12 +63,22 @@ struct Sparse {
   const std::byte *places = nullptr;
   int64_t place_bytes = 0;  // of a tile
   int64_t in = 0;
-  int32_t m = 0;
+  int32_t n = 0, m = 0;
   int32_t place_bits = 0;
   int32_t reach = 0;                // inputs that the four values of a step may lie apart
   const int32_t *blocks = nullptr;  // [padded] first input of the block of each value, 0 for padding
   const int32_t *spread = nullptr;  // [padded / 4] a byte for each value of a step: its block's distance from the first
   int64_t group = 0;                // inputs of a scale; 0: all
+
+  // The dense matrix of codes that it stands for, but for its tiles.
+  Matrix dense() const {
+    Matrix matrix;
+    matrix.in = in;
+    matrix.padded = (in + 7) / 8 * 8;
+    matrix.store = MOE_I8;
+    matrix.group = group;
+    return matrix;
+  }
 };
 
 // One slot as kernels see it.

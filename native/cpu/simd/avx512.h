@@ -108,6 +108,9 @@ MOE_INLINE Ints load_ints(const void *p) { return {_mm512_loadu_si512(p)}; }
 MOE_INLINE Ints load_int8s(const void *p) {  // `width` signed bytes, one to a lane
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i *>(p)))};
 }
+MOE_INLINE Ints load_words(const void *p) {  // `width` unsigned elements of 16 bits, one to a lane
+  return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i *>(p)))};
+}
 MOE_INLINE Ints broadcast_ints(int32_t a) { return {_mm512_set1_epi32(a)}; }
 MOE_INLINE Ints zero_ints() { return {_mm512_setzero_si512()}; }
 MOE_INLINE Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -123,11 +126,14 @@ MOE_INLINE Ints mul_bytes(Ints a, Ints b) {
   return {_mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaaull, even, _mm512_slli_epi16(odd, 8))};
 }
 MOE_INLINE Ints bit_and(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
+MOE_INLINE Ints bit_or(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
 MOE_INLINE Ints bit_xor(Ints a, Ints b) { return {_mm512_xor_si512(a.v, b.v)}; }
 template <int bits>
 MOE_INLINE Ints shift_left(Ints a) {
   return {_mm512_slli_epi32(a.v, bits)};
 }
+// Zeros come in; nothing is left of a lane whose count is not within 0 … 31.
+MOE_INLINE Ints shift_left(Ints a, Ints bits) { return {_mm512_sllv_epi32(a.v, bits.v)}; }
 template <int bits>
 MOE_INLINE Ints shift_right(Ints a) {  // zeros come in
   return {_mm512_srli_epi32(a.v, bits)};
@@ -184,6 +190,13 @@ MOE_INLINE void make_pairs(Ints a, Ints b, Ints (&pairs)[2]) {
   pairs[1] = {_mm512_permutex2var_epi16(a.v, _mm512_add_epi32(low, _mm512_set1_epi32(0x00100010)), b.v)};
 }
 #endif
+
+// The bits of floats.
+MOE_INLINE Vec as_floats(Ints a) { return {_mm512_castsi512_ps(a.v)}; }
+MOE_INLINE Mask odd_lanes(Ints a) { return _mm512_test_epi32_mask(a.v, _mm512_set1_epi32(1)); }
+// a·b + c in the lanes of the mask, or in the others; else c.
+MOE_INLINE Vec fma_where(Mask m, Vec a, Vec b, Vec c) { return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, m)}; }
+MOE_INLINE Vec fma_unless(Mask m, Vec a, Vec b, Vec c) { return fma_where(_knot_mask16(m), a, b, c); }
 
 // lane i: p[index[i]]; `lookup`: of indices below lookup_floats, all of which must be readable.
 inline constexpr int lookup_floats = 16;

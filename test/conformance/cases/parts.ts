@@ -91,13 +91,13 @@ const even = (slots: number, most: number): number[] =>
   Array.from({ length: slots }, (_, s) => 2 + 2 * ((s * 5) % (most / 2)));
 
 /** Infinities and NaN in inputs, one of them the first that the last value of a row may read. */
-function notReached(form: Parts, mode: Mode, dtype: Dtype): Case {
+function notReached(form: Parts, mode: Mode, dtype: Dtype, tokens = 4): Case {
   return {
-    title: `${nameOf(form)} ${mode}, infinities and NaN at inputs that few rows keep`,
+    title: `${nameOf(form)} ${mode}, ${tokens} tokens, infinities and NaN at inputs that few rows keep`,
     bound: 'sum',
     k: 200,
     async build(k) {
-      const data = k.normal(4 * 200);
+      const data = k.normal(tokens * 200);
       [data[203], data[277], data[390]] = [Infinity, NaN, -Infinity];
       [data[433], data[592], data[799]] = [-Infinity, Infinity, Infinity];
       const weight = await k.weight({ in: 200, out: 60, ...form });
@@ -362,5 +362,8 @@ export const parts: readonly Case[] = [
     sparse(11, 45, f32),
   ].map((form) => notReached(form, 'exact', 'f32')),
   // In bf16, and where the last value stands alone (1:8).
-  ...[sparse(2, 4, bf16), sparse(1, 4, bf16), sparse(1, 8, bf16)].map((form) => notReached(form, 'auto', 'bf16')),
+  ...[sparse(2, 4, bf16), sparse(1, 4, bf16), sparse(1, 8, bf16)].flatMap((form) => [
+    notReached(form, 'auto', 'bf16'),
+    notReached(form, 'auto', 'bf16', 20),
+  ]),
 ];
