@@ -1,26 +1,29 @@
 /**
- * Builds the simt device and tests the CUDA kernels on it: conformance, golden models, traffic. Two parts run at once, since
- * each is a single thread; the output of the second follows that of the first.
+ * Builds the simt device and tests the CUDA kernels on it: conformance, golden models, traffic.
  *
- *   node tools/test-simt.mjs [--sanitize=thread] [MOCHA'S ARGUMENTS]
+ *   node tools/test-simt.mjs [--sanitize=thread | --skip-conformance] [MOCHA'S ARGUMENTS]
  *
  * Under the thread sanitizer, which sees a race between any two CUDA threads, only conformance runs. A race is printed and
- * fails the run even where the results are right.
+ * fails the run even where the results are right. Who runs both need not run conformance twice.
  */
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { twoAtOnce } from './two-at-once.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const threads = process.argv.includes('--sanitize=thread');
-const rest = process.argv.slice(2).filter((argument) => argument !== '--sanitize=thread');
+const skip = process.argv.includes('--skip-conformance');
+const rest = process.argv
+  .slice(2)
+  .filter((argument) => !['--sanitize=thread', '--skip-conformance'].includes(argument));
 const folder = join(root, threads ? 'build-simt-thread' : 'build-simt');
 const conformance = 'test/conformance/*.test.ts';
 /** Conformance in parts of about the same size: a process under the sanitizer grows with the fibers that it has seen. */
 const cut = ['(?=.*exact)(?=.*int)', '(?=.*exact)(?!.*int)', '(?!.*exact)(?=.*linear)', '(?!.*exact)(?!.*linear)'];
 const parts = threads
   ? cut.map((titles) => [`--grep=^${titles}`, conformance])
-  : [[conformance, 'test/golden/families.test.ts'], ['test/gpu/*.test.ts']];
+  : [[...(skip ? [] : [conformance]), 'test/golden/families.test.ts'], ['test/gpu/*.test.ts']];
 
 /** What starts Node under the sanitizer: its runtime must be loaded first, and at addresses that are not random. */
 function underSanitizer() {
@@ -31,7 +34,7 @@ function underSanitizer() {
   return ['setarch', '-R', 'env', `LD_PRELOAD=${runtime}`, `TSAN_OPTIONS=${options}`];
 }
 
-/** Runs mocha over a part; its exit status and what it printed. */
+/** A run of mocha over a part. */
 function mocha(part) {
   const [command, ...args] = [
     ...(threads ? underSanitizer() : []),
@@ -45,28 +48,9 @@ function mocha(part) {
     ...rest,
     ...part,
   ];
-  const child = spawn(command, args, {
-    cwd: root,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, NODE_MOE_PREBUILD: folder, NODE_MOE_TEST_DEVICE: 'simt' },
-  });
-  const output = [];
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk));
-  return new Promise((done) => {
-    child.on('error', (error) => done({ status: 1, output: `test-simt: ${command}: ${error.message}\n` }));
-    child.on('close', (status, signal) => {
-      if (signal) output.push(Buffer.from(`test-simt: ended by ${signal}\n`));
-      done({ status: status ?? 1, output: Buffer.concat(output) });
-    });
-  });
+  return { command, args, cwd: root, env: { NODE_MOE_PREBUILD: folder, NODE_MOE_TEST_DEVICE: 'simt' } };
 }
 
 const build = ['tools/build.mjs', '--simt', ...(threads ? ['--sanitize=thread'] : [])];
 execFileSync(process.execPath, build, { cwd: root, stdio: 'inherit' });
-while (parts.length > 0) {
-  for (const run of parts.splice(0, 2).map(mocha)) {
-    const { status, output } = await run;
-    process.stdout.write(output);
-    if (status !== 0) process.exitCode = status;
-  }
-}
+await twoAtOnce(parts.map(mocha));
