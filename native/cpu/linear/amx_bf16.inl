@@ -1,7 +1,6 @@
-// A tile of a dense bf16 matrix against rows rounded to bf16 where there are tile registers (simd/amx.h), for blocks of any
-// number of rows: one instruction makes the sums of all, so that a row's result does not depend on those beside it. Products
-// of pairs in vectors (bf16.inl) would add in another order. sums [R][32] += x·w: in steps of 32 inputs, each a sum of its
-// own that is then added.
+// A tile of a dense bf16 matrix against rows rounded to bf16 where there are tile registers (simd/amx.h): one instruction makes
+// the sums of all rows of a block; few rows go by amx_bf16_few.inl, which gives the same bits. (Products of pairs as bf16.inl
+// makes them would add in another order.) sums [R][32] += x·w: in steps of 32 inputs, each a sum of its own that is then added.
 //
 // Layout: x [steps][R][32], zeros from the inputs to the end of a step. Weights [inputs][32] become pairs of
 // inputs [inputs / 2][32][2], 512 inputs at a time, once for all rows of a segment, with zeros up to a whole step: 0 · 0 adds
