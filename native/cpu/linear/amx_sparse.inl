@@ -12,8 +12,8 @@
 namespace moe::cpu::MOE_ISA {
 namespace {
 
-// What holds the values of a tile, each `bits` wide, in lanes of 32 bits: inputs [k, end) of every output. block_lanes: of a block of
-// inputs, where it has that many of its own; 0 for blocks of any size.
+// What holds the values of a tile, each `bits` wide, in lanes of 32 bits: inputs [k, end) of every output. block_lanes: lanes that
+// each block of inputs has for itself, whose values meet in registers; 0: blocks of any size, whose values meet in memory.
 template <int bits, int block_lanes>
 class DenseLanes {
  public:
@@ -89,7 +89,7 @@ int64_t value_at(const Sparse &sparse, int64_t k) {
   return least(sparse.values.padded, group * sparse.values.padded_group() + within / sparse.m * sparse.n);
 }
 
-// put(value, its place among four) for the steps that hold the values of inputs [k, end).
+// step(first value) for the steps of four that hold the values of inputs [k, end), and some before them.
 template <typename Step>
 MOE_INLINE void for_steps(const Sparse &sparse, int64_t k, int64_t end, const Step &step) {
   const int64_t stop = value_at(sparse, end + sparse.m - 1);
