@@ -24,6 +24,7 @@ const filter = values.filter ? [`--test-case=${values.filter}`] : [];
 const [most, machine] = tests.map((test) => `${folder}/${test}`);
 const count = Number(/: (\d+)/.exec(execFileSync(most, ['--count', ...filter], { encoding: 'utf8' }))?.[1]);
 const middle = Math.ceil(count / 2);
+// (doctest counts the cases of the other half as passed; their assertions are not among its own.)
 await twoAtOnce(
   [[most, `--last=${middle}`], [most, `--first=${middle + 1}`], [machine]].map(([command, ...args]) => ({
     command,
