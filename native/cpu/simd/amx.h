@@ -16,8 +16,6 @@
 // Own assembly, as GCC's intrinsics make a register's number part of a macro's text, and name too little of the memory that
 // they read and write.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstring>
 
@@ -40,20 +38,6 @@ struct alignas(64) TileShapes {
   }
 };
 static_assert(sizeof(TileShapes) == 64);
-
-// What it lives through counts subnormal numbers as 0, as multiply_pairs does: calls of functions that are not inlined, as the
-// compiler does not know that arithmetic hangs on it.
-class NoSubnormals {
- public:
-  NoSubnormals() : found_(_mm_getcsr()) { _mm_setcsr(found_ | flush_results | flush_operands); }
-  NoSubnormals(const NoSubnormals &) = delete;
-  NoSubnormals &operator=(const NoSubnormals &) = delete;
-  ~NoSubnormals() { _mm_setcsr(found_); }
-
- private:
-  static constexpr unsigned flush_results = 0x8000, flush_operands = 0x0040;
-  unsigned found_;
-};
 
 #if !defined(MOE_TILE_TWIN)
 
