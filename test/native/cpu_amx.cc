@@ -139,8 +139,8 @@ TEST_CASE("cpu amx: bf16 adds steps of 32 inputs in order, for any number of row
       constexpr int64_t most_rows = 40, out = 35;
       const Bank bank = random_bank({in, out, 1, false, float_part(MOE_BF16)}, 3);
       Array inputs = random_array(MOE_BF16, {most_rows, in}, 5);
-      for (int64_t k = 0; k < in;
-           ++k) {  // rows whose products and sums come near the smallest numbers, or are below them
+      // Rows whose products and sums come near the smallest numbers, or are below them.
+      for (int64_t k = 0; k < in; ++k) {
         inputs.set(k, inputs.at(k) * 0x1p-125);
         inputs.set(16 * in + k, k % 3 == 0 ? 0x1p-130 : inputs.at(16 * in + k) * 0x1p-120);
       }

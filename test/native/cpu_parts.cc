@@ -119,6 +119,15 @@ std::vector<std::pair<const char *, std::vector<moe_part>>> part_forms(const int
   };
 }
 
+// y [rows, out] = values · the bank.
+Case product(const Array &values, const RandomParts &weights, int32_t mode, int *y) {
+  Case graph;
+  const int x = graph.input(values), weight = graph.weight(weights.bank);
+  *y = graph.output(MOE_F32, {values.shape[0], weights.bank.spec.out});
+  graph.node(MOE_LINEAR, moe_linear{MOE_NONE, mode, MOE_F32}, {x, weight}, {*y});
+  return graph;
+}
+
 bool integer(const std::vector<moe_part> &parts) {
   return std::any_of(parts.begin(), parts.end(), [](const moe_part &part) { return part.scale >= 0; });
 }
@@ -190,13 +199,7 @@ TEST_CASE("cpu parts: n:m in bf16 gives a row the same bits beside any others, n
       CAPTURE(in);
       const RandomParts weights({in, out, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr},
                                 {sparse_part(n, m, float_part(MOE_BF16))}, 48);
-      const auto graph_of = [&](const Array &values, int *y) {
-        Case graph;
-        const int x = graph.input(values), weight = graph.weight(weights.bank);
-        *y = graph.output(MOE_F32, {values.shape[0], out});
-        graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_AUTO, MOE_F32}, {x, weight}, {*y});
-        return graph;
-      };
+      const auto graph_of = [&](const Array &values, int *y) { return product(values, weights, MOE_AUTO, y); };
       int y = 0;
       Array inputs = random_array(MOE_BF16, {rows, in}, 49);
       compare(graph_of(inputs, &y), y);
@@ -232,13 +235,7 @@ TEST_CASE("cpu parts: dual-grained rows longer than one int32 sum, and such a ro
   const RandomParts weights({in, out, 1, 0, 0, nullptr, nullptr, nullptr, 0, nullptr},
                             {moe::dual_part(MOE_I4, MOE_F32, 128)}, 46);
   const Array inputs = random_array(MOE_F32, {rows, in}, 47);
-  const auto graph_of = [&](const Array &values, int *y) {
-    Case graph;
-    const int x = graph.input(values), weight = graph.weight(weights.bank);
-    *y = graph.output(MOE_F32, {values.shape[0], out});
-    graph.node(MOE_LINEAR, moe_linear{MOE_NONE, MOE_INT8, MOE_F32}, {x, weight}, {*y});
-    return graph;
-  };
+  const auto graph_of = [&](const Array &values, int *y) { return product(values, weights, MOE_INT8, y); };
   int y = 0;
   const Case graph = graph_of(inputs, &y);
   compare(graph, y, 5e-5);
